@@ -1,0 +1,508 @@
+"""The ``rescale`` command.
+
+Handlers import what they need when they run: ``rescale --help`` is instant, and PyTorch loads only
+for commands that compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rescale_app.rescaler import Comparison, LRImage, Rescaler
+    from rescale_data.image_file import LRInfo
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_EPILOG = """\
+Exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted. Errors are one line each;
+RESCALE_DEBUG=1 shows where they come from."""
+_DOWN = """\
+Downscale pictures so that `rescale up` can restore them. What that needs (scale, original size,
+network, weights) travels in the file. Pictures become 8-bit RGB; transparency is dropped."""
+_UP = """\
+Restore pictures that `rescale down` made, to exactly their original size. It needs nothing but the
+file. Where a platform has stripped the record from the file, say it by -s and --size. Rescaling is
+not super-resolution: a picture that this network did not downscale comes out poorly. A picture that
+`down` copied because it already fitted is copied back."""
+_COMPARE = """\
+Downscale and restore a picture, and compare with bicubic interpolation (antialiased, the true scale
+both ways, 8 bits between). Figures are of 8-bit pixels without a border of ceil(scale); Y is
+that of MATLAB's rgb2ycbcr. LR fidelity is the PSNR of the LR picture against bicubic's."""
+_PREPARE = "Prepare data sets for training and testing."
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong: exit code 2."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class _Result:
+    pixels: NDArray[np.uint8]
+    info: LRInfo | None = None
+    remark: str = ""  # worth saying even among many files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: arguments after the command's name; by default those of the process.
+
+    Returns:
+        The exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
+        if os.environ.get("RESCALE_DEBUG") == "1":
+            raise
+        _complain(f"error: {_describe(error)}")
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _run(argv: list[str]) -> int:
+    # These have parsers of their own, which load more than `rescale --help` should.
+    command, rest = (argv[0], argv[1:]) if argv else ("", [])
+    if command == "prepare":
+        return _prepare(rest)
+    if command in ("train", "test"):
+        from rescale_model import runner
+
+        return int((runner.train if command == "train" else runner.test)(rest))
+    args = _parser().parse_args(argv)
+    handler: Callable[[argparse.Namespace], int] = args.handler
+    return handler(args)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"rescale {version('rescale-basicsr')}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rescale",
+        description="Downscale pictures so that they can be restored, and restore them.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    down = commands.add_parser("down", help="downscale pictures", description=_DOWN)
+    down.set_defaults(handler=_down)
+    _add_files(down, "picture, or a folder of them")
+    target = down.add_mutually_exclusive_group(required=True)
+    _add_scale(target, "factor above 1 and at most 4, as 2.5; or 2x1.5 (vertical x horizontal)")
+    target.add_argument(
+        "--fit",
+        type=_positive,
+        metavar="N",
+        help="longest side at most N pixels; a picture that already fits is copied",
+    )
+    target.add_argument(
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="exactly this size, at most a factor of 4 smaller on each axis; a picture that has "
+        "this size already is copied",
+    )
+    _add_network(down)
+
+    up = commands.add_parser("up", help="restore downscaled pictures", description=_UP)
+    up.set_defaults(handler=_up)
+    _add_files(up, "downscaled picture, or a folder of them")
+    _add_scale(up, "what it was downscaled by, where the file does not tell: 2.5, or SVxSH")
+    up.add_argument(
+        "--size", type=_size, metavar="WxH", help="original size, where the file does not tell"
+    )
+    _add_network(up)
+
+    compare = commands.add_parser("compare", help="compare with bicubic", description=_COMPARE)
+    compare.set_defaults(handler=_compare)
+    compare.add_argument("input", metavar="IN", type=Path, help="picture")
+    _add_scale(compare, "factor above 1 and at most 4, or a pair 2x1.5", required=True)
+    compare.add_argument(
+        "-o",
+        "--output",
+        metavar="PANEL",
+        type=Path,
+        help="file for the pictures side by side (default: <name>-x<scale>.png in this folder)",
+    )
+    _add_network(compare)
+
+    for name, text in (
+        ("prepare", "prepare data sets (sub-images, mod-crop, lmdb, meta-info)"),
+        ("train", "train a network: rescale train -opt FILE.yml"),
+        ("test", "test a network: rescale test -opt FILE.yml"),
+    ):
+        commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("input", metavar="IN", type=Path, help=what)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help=".png or .jpg file, or an existing folder; for a folder IN, a folder. Existing files "
+        "are replaced, but never IN itself",
+    )
+    parser.add_argument(
+        "--format", choices=("png", "jpg"), help="format where OUT is a folder (default: png)"
+    )
+    parser.add_argument(
+        "--quality", type=_quality, metavar="Q", help="JPEG quality, 1 to 100; asks for jpg"
+    )
+
+
+def _add_scale(parser: argparse._ActionsContainer, text: str, required: bool = False) -> None:
+    parser.add_argument("-s", "--scale", type=_scale, metavar="S", help=text, required=required)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights file, or name of shipped weights"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16 is faster and a little less exact",
+    )
+
+
+def _scale(text: str) -> float | tuple[float, float]:
+    try:
+        factors = [float(part) for part in text.lower().split("x")]
+    except ValueError:
+        factors = []
+    if len(factors) not in (1, 2):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no scale: valid is 1 < scale <= 4, as 2.5, or a pair 2x1.5"
+        )
+    from rescale_arch import scale_pair
+
+    try:
+        pair = scale_pair((factors[0], factors[-1]))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return pair[0] if pair[0] == pair[1] else pair
+
+
+def _size(text: str) -> tuple[int, int]:
+    """``WxH`` as (height, width)."""
+    width, _, height = text.lower().partition("x")
+    try:
+        return _positive(height), _positive(width)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: give width and height in pixels, as 640x480"
+        ) from None
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _quality(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JPEG quality: valid are 1 to 100")
+    return int(text)
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def _down(args: argparse.Namespace) -> int:
+    jobs = _jobs(args)
+    rescaler = _rescaler(args)
+
+    def convert(source: Path) -> _Result:
+        from rescale_app.rescaler import UNCHANGED
+        from rescale_data.image_file import read_image
+
+        lr = _downscale(rescaler, read_image(source), args)
+        fits = lr.info.scale == UNCHANGED
+        return _Result(lr.pixels, lr.info, "already fits, copied unchanged" if fits else "")
+
+    return _convert_all(jobs, convert, args)
+
+
+def _downscale(rescaler: Rescaler, image: NDArray[Any], args: argparse.Namespace) -> LRImage:
+    if args.size is not None:
+        return rescaler.downscale(image, size=args.size)
+    if args.fit is None:
+        return rescaler.downscale(image, args.scale)
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    if longest <= args.fit:
+        return rescaler.downscale(image, size=(height, width))
+    try:
+        return rescaler.downscale(image, longest / args.fit)
+    except ValueError as error:
+        from rescale_arch import MAX_SCALE, lr_size
+
+        if longest <= MAX_SCALE * args.fit:
+            raise
+        least = lr_size((height, width), MAX_SCALE)
+        raise ValueError(
+            f"cannot fit {width}x{height} into {args.fit}: it shrinks by a factor of {MAX_SCALE:g} "
+            f"at most, to {least[1]}x{least[0]}"
+        ) from error
+
+
+def _up(args: argparse.Namespace) -> int:
+    if (args.scale is None) != (args.size is None):
+        raise UsageError("-s and --size (of the original, WxH) are needed together")
+    jobs = _jobs(args)
+    rescaler = _rescaler(args)
+
+    def convert(source: Path) -> _Result:
+        from rescale_data.image_file import read_image, read_info
+
+        pixels, info = read_image(source), read_info(source)
+        return _Result(_upscale(rescaler, source, pixels, info, args))
+
+    return _convert_all(jobs, convert, args)
+
+
+def _upscale(
+    rescaler: Rescaler,
+    source: Path,
+    pixels: NDArray[Any],
+    info: LRInfo | None,
+    args: argparse.Namespace,
+) -> NDArray[np.uint8]:
+    from rescale_app.rescaler import LRImage, RescaleWarning
+
+    if info is None:
+        if args.scale is None:
+            raise ValueError(
+                "carries no scale and original size: say them by -s and --size WxH, if "
+                "`rescale down` made it"
+            )
+        restored = rescaler.upscale(pixels, args.scale, args.size)
+        _warn(
+            f"{source}: carries no record that this network made it; rescaling is not "
+            "super-resolution, and other pictures come out poorly"
+        )
+        return restored
+    if args.scale is not None:
+        pair = args.scale if isinstance(args.scale, tuple) else (args.scale, args.scale)
+        if (pair, args.size) != (info.scale, info.size):
+            raise ValueError(
+                f"carries scale {info.scale[0]:g}x{info.scale[1]:g} and original size "
+                f"{info.size[1]}x{info.size[0]}, which -s and --size contradict: leave them out"
+            )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RescaleWarning)
+        restored = rescaler.upscale(LRImage(pixels, info))
+    for warning in caught:
+        _warn(f"{source}: {warning.message}")
+    return restored
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from rescale_app.picture import comparison_panel
+    from rescale_data.image_file import read_image, write_image
+
+    if args.input.is_dir():
+        raise UsageError(f"{args.input}: is a folder; compare takes one picture")
+    scale = args.scale
+    text = f"{scale:g}" if isinstance(scale, float) else f"{scale[0]:g}x{scale[1]:g}"
+    panel = args.output or Path(f"{args.input.stem}-x{text}.png")
+    _check_target(args.input, panel)
+    image = read_image(args.input)
+    rescaler = _rescaler(args)
+    try:
+        comparison = rescaler.compare(image, scale)
+    except ValueError as error:
+        raise ValueError(_describe(error, args.input)) from error
+    write_image(panel, comparison_panel(comparison))
+    print(_table(args.input, text, comparison))
+    print(f"side by side: {panel}")
+    return 0
+
+
+def _table(source: Path, scale: str, comparison: Comparison) -> str:
+    height, width = comparison.hr.shape[:2]
+    lr = comparison.lr
+    rows = [
+        f"{source}: {width}x{height} -> {lr.pixels.shape[1]}x{lr.pixels.shape[0]} -> "
+        f"{width}x{height}, scale {scale}",
+        f"{'':<10}{'PSNR RGB':>10}{'SSIM RGB':>10}{'PSNR Y':>10}{'SSIM Y':>10}",
+    ]
+    for name, quality in (
+        ("bicubic", comparison.bicubic_quality),
+        (lr.info.network.upper(), comparison.quality),
+    ):
+        rows.append(
+            f"{name:<10}{quality.psnr:>10.2f}{quality.ssim:>10.4f}"
+            f"{quality.psnr_y:>10.2f}{quality.ssim_y:>10.4f}"
+        )
+    rows.append(
+        f"LR fidelity: PSNR {comparison.lr_psnr:.2f} dB RGB, {comparison.lr_psnr_y:.2f} dB Y"
+    )
+    rows.append(f"seconds: down {comparison.seconds_down:.2f}, up {comparison.seconds_up:.2f}")
+    return "\n".join(rows)
+
+
+def _prepare(argv: list[str]) -> int:
+    from rescale_data import prepare
+
+    parser = _Parser(prog="rescale prepare", description=_PREPARE)
+    prepare.add_arguments(parser)
+    return int(prepare.run(parser.parse_args(argv)))
+
+
+def _rescaler(args: argparse.Namespace) -> Rescaler:
+    from rescale_app.rescaler import Rescaler
+
+    return Rescaler(args.weights, args.device, args.precision)
+
+
+# --- from files to files ------------------------------------------------------------------------
+
+
+def _jobs(args: argparse.Namespace) -> list[_Job]:
+    """What to read and write, checked before anything heavy is loaded."""
+    source, output = args.input, args.output
+    if args.quality is not None and args.format == "png":
+        raise UsageError("--quality is for jpg, not with --format png")
+    suffix = ".jpg" if args.format == "jpg" or args.quality is not None else ".png"
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if not source.is_dir():
+        if output.is_dir():
+            output = output / f"{source.stem}{suffix}"
+        _check_target(source, output)
+        is_png = output.suffix.lower() == ".png"
+        if args.format and is_png != (args.format == "png"):
+            raise UsageError(f"{output}: is no {args.format} file, which --format asks for")
+        if is_png and args.quality is not None:
+            raise UsageError(f"{output}: --quality is for jpg, not for png")
+        return [_Job(source, output)]
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: is a file; for the folder {source}, a folder is needed")
+    if output.resolve() == source.resolve():
+        raise UsageError(f"{output}: is the input folder; its pictures would be replaced")
+    from rescale_data.image_file import list_images
+
+    sources = list_images(source)
+    if not sources:
+        raise ValueError(f"{source}: no pictures in this folder")
+    return [_Job(path, output / f"{path.stem}{suffix}") for path in sources]
+
+
+def _check_target(source: Path, target: Path) -> None:
+    if target.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"{target}: name a file that ends in {', '.join(_SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target.parent}: no such folder")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the input itself, which would be replaced")
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; name a file")
+
+
+def _convert_all(
+    jobs: list[_Job], convert: Callable[[Path], _Result], args: argparse.Namespace
+) -> int:
+    """Converts every file; one that cannot be converted is reported, and the rest goes on.
+
+    An output that cannot be written ends it all: the next one would not fare better.
+    """
+    from tqdm import tqdm
+
+    from rescale_data.image_file import write_image
+
+    many = args.input.is_dir()
+    if many:
+        args.output.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    written: dict[Path, Path] = {}
+    # On a terminal only, and only for a folder; below, tqdm.write keeps the bar in one piece.
+    for job in tqdm(jobs, unit="picture", disable=None if many else True):
+        try:
+            if job.target in written:
+                raise ValueError(
+                    f"would be written to {job.target}, as {written[job.target]} already was"
+                )
+            result = convert(job.source)
+        except (ValueError, OSError, MemoryError) as error:
+            if os.environ.get("RESCALE_DEBUG") == "1":
+                raise
+            _complain(f"error: {_describe(error, job.source)}")
+            failures += 1
+            continue
+        write_image(job.target, result.pixels, quality=args.quality, info=result.info)
+        written[job.target] = job.source
+        if result.remark:
+            tqdm.write(f"{job.source}: {result.remark}")
+    if many:
+        print(f"{len(written)} of {len(jobs)} pictures written to {args.output}")
+    return 1 if failures else 0
+
+
+# --- words to the user --------------------------------------------------------------------------
+
+
+def _describe(error: BaseException, source: Path | None = None) -> str:
+    """``error`` in one line that names the file at fault."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    else:
+        text = " ".join(str(error).split()) or type(error).__name__
+    if source is not None and not text.startswith(f"{source}:"):
+        text = f"{source}: {text}"
+    return text
+
+
+def _warn(message: str) -> None:
+    _complain(f"warning: {message}")
+
+
+def _complain(message: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"rescale: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,410 @@
+"""Downscale and restore arrays with loaded weights: what the command and the demo are made of."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import rescale_compat  # noqa: F401  before BasicSR, which needs it on today's torchvision
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from rescale_arch import AIDN, imresize, lr_size, scale_pair
+from rescale_arch.official_weights import aidn_config, canonical_weights, load_strictly
+from rescale_arch.scales import MAX_SCALE, Scale, Size
+from rescale_data.image_file import LRInfo, to_float
+from rescale_data.weight_file import fingerprint, read_weights
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+Pixels = NDArray[np.uint8]
+
+UNCHANGED = (1.0, 1.0)
+"""The scale of a picture that already had the size asked for: both directions copy it."""
+
+_NETWORK = "aidn"
+_SHIPPED = Path(__file__).with_name("weights")
+_DEFAULTS = ("aidn", "aidn-small")  # the first of these that is shipped
+_SSIM_WINDOW = 11
+
+
+class RescaleWarning(UserWarning):
+    """The result is likely to be poor, and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class LRImage:
+    """A downscaled picture with what is needed to restore it.
+
+    ``np.asarray(lr)`` gives its pixels.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB.
+        info: network, scale, original size and fingerprint of the weights.
+    """
+
+    pixels: Pixels
+    info: LRInfo
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.pixels, dtype=dtype, copy=copy)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How close a restored picture is to the original.
+
+    PSNR in dB (infinite for equal pictures) and SSIM, of 8-bit pixels without a border of
+    ``ceil(scale)``: over R, G and B, and of Y as in MATLAB's ``rgb2ycbcr`` (BT.601, 16 to 235).
+    """
+
+    psnr: float
+    ssim: float
+    psnr_y: float
+    ssim_y: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A round trip beside that of bicubic interpolation.
+
+    Bicubic is antialiased, with the true scale in both directions and 8 bits between. Pictures are
+    uint8 RGB arrays.
+
+    Attributes:
+        hr: (H, W, 3), the original in 8 bits.
+        lr: the network's LR image.
+        restored: (H, W, 3), restored from ``lr``.
+        bicubic_lr: (h, w, 3), bicubic's LR image.
+        bicubic: (H, W, 3), restored from ``bicubic_lr`` by bicubic.
+        quality: of ``restored``.
+        bicubic_quality: of ``bicubic``.
+        lr_psnr: LR fidelity, the PSNR of ``lr`` against ``bicubic_lr``, RGB, dB.
+        lr_psnr_y: the same for Y.
+        seconds_down: time that downscaling took.
+        seconds_up: time that restoring took.
+    """
+
+    hr: Pixels
+    lr: LRImage
+    restored: Pixels
+    bicubic_lr: Pixels
+    bicubic: Pixels
+    quality: Quality
+    bicubic_quality: Quality
+    lr_psnr: float
+    lr_psnr_y: float
+    seconds_down: float
+    seconds_up: float
+
+
+class Rescaler:
+    """AIDN with its weights, for pictures as arrays.
+
+    Args:
+        weights: a weights file (``.safetensors``, ``.pth``, ..), or the name of weights that come
+            with this package; by default the best of those.
+        device: ``'auto'`` takes the GPU where there is one.
+        precision: ``'bf16'`` computes in bfloat16 where that is safe: faster, a little less exact.
+
+    Attributes:
+        fingerprint: tells these weights from others; LR images carry it.
+
+    Raises:
+        FileNotFoundError: no such weights.
+        ValueError: the weights are no AIDN's, or ``device`` or ``precision`` is not available.
+
+    Example:
+        >>> rescaler = Rescaler("aidn.safetensors")  # doctest: +SKIP
+        >>> lr = rescaler.downscale(array, 2.5)      # doctest: +SKIP
+        >>> restored = rescaler.upscale(lr)          # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | None = None,
+        device: Device = "auto",
+        precision: Precision = "fp32",
+    ) -> None:
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision {precision!r} is unknown: valid are fp32, bf16")
+        self.device = _torch_device(device)
+        self.precision = precision
+        self.network, self.fingerprint = _load(_weights_path(weights))
+        self.network.to(self.device)
+
+    def downscale(
+        self, image: ArrayLike, scale: Scale | None = None, *, size: Size | None = None
+    ) -> LRImage:
+        """Downscales a picture, by a factor or to a size.
+
+        Args:
+            image: (H, W, 3) RGB or (H, W) grey; uint8, uint16, or float in [0, 1].
+            scale: factor in (1, 4], or a pair (vertical, horizontal) of factors in [1, 4].
+            size: (h, w) of the LR image instead. The sides may shrink by different factors, up to 4
+                each. A picture that has this size already comes back as it is.
+
+        Raises:
+            ValueError: the picture is smaller than 8 x 8 or no such array, or the scale or size is
+                out of range, or not exactly one of them is given.
+        """
+        if (scale is None) == (size is None):
+            raise ValueError("give either scale or size")
+        array = _checked(image)
+        height, width = array.shape[:2]
+        if size is not None:
+            scale = _scale_for((height, width), size)
+            if scale == UNCHANGED:
+                return self._lr_image(_eight_bit(array), scale, (height, width))
+        assert scale is not None
+        pair = scale_pair(scale)
+        lr = self._compute(self.network.downscale, array, pair)
+        return self._lr_image(_pixels(lr), pair, (height, width))
+
+    def upscale(
+        self, lr: LRImage | ArrayLike, scale: Scale | None = None, size: Size | None = None
+    ) -> Pixels:
+        """Restores the picture that ``lr`` was made from.
+
+        Args:
+            lr: what :meth:`downscale` returned, or an array of its pixels.
+            scale: with an array: what it was downscaled by.
+            size: with an array: (H, W) of the original.
+
+        Returns:
+            (H, W, 3) uint8 RGB.
+
+        Warns:
+            RescaleWarning: ``lr`` was made with other weights.
+
+        Raises:
+            ValueError: ``scale`` and ``size`` are missing or superfluous, out of range, or do not
+                agree with the size of ``lr``; or another network made ``lr``.
+        """
+        if isinstance(lr, LRImage):
+            if scale is not None or size is not None:
+                raise ValueError("scale and size are known from the LR image: leave them out")
+            if lr.info.network != _NETWORK:
+                raise ValueError(
+                    f"made by the network {lr.info.network!r}, these are {_NETWORK!r}'s"
+                )
+            scale, size = lr.info.scale, lr.info.size
+            array = _checked(lr.pixels)
+        elif scale is None or size is None:
+            raise ValueError("an array does not tell how it was made: give scale and size")
+        else:
+            array = _checked(lr)
+        unchanged = scale == UNCHANGED
+        expected = size if unchanged else lr_size(size, scale)
+        height, width = array.shape[:2]
+        if (height, width) != tuple(expected):
+            raise ValueError(
+                f"is {width}x{height}, but the LR image of {size[1]}x{size[0]} at scale "
+                f"{_scale_text(scale)} is {expected[1]}x{expected[0]}"
+            )
+        if unchanged:
+            return _eight_bit(array)
+        if isinstance(lr, LRImage) and lr.info.weights != self.fingerprint:
+            warnings.warn(
+                f"made with the weights {lr.info.weights}, restored with {self.fingerprint}: "
+                "expect a poor result",
+                RescaleWarning,
+                stacklevel=2,
+            )
+        return _pixels(self._compute(self.network.upscale, array, scale, size=size))
+
+    def compare(self, image: ArrayLike, scale: Scale) -> Comparison:
+        """Downscales and restores a picture, and does the same by bicubic interpolation.
+
+        Args:
+            image: as for :meth:`downscale`; taken in 8 bits.
+            scale: as for :meth:`downscale`.
+
+        Raises:
+            ValueError: as :meth:`downscale`, or the picture is too small for figures: SSIM needs
+                11 x 11 pixels inside of the border.
+        """
+        hr = _eight_bit(_checked(image))
+        pair = scale_pair(scale)
+        size = (hr.shape[0], hr.shape[1])
+        border = math.ceil(max(pair))
+        small = lr_size(size, pair)
+        if min(size) < _SSIM_WINDOW + 2 * border or min(small) <= 2 * border:
+            raise ValueError(
+                f"is {size[1]}x{size[0]}: too small for figures at scale {_scale_text(pair)}"
+            )
+        start = time.perf_counter()
+        lr = self.downscale(hr, pair)
+        middle = time.perf_counter()
+        restored = self.upscale(lr)
+        end = time.perf_counter()
+        inverse = (1 / pair[0], 1 / pair[1])
+        bicubic_lr = _pixels(imresize(self._tensor(hr), small, inverse))
+        bicubic = _pixels(imresize(self._tensor(bicubic_lr), size, pair))
+        return Comparison(
+            hr=hr,
+            lr=lr,
+            restored=restored,
+            bicubic_lr=bicubic_lr,
+            bicubic=bicubic,
+            quality=_quality(hr, restored, border),
+            bicubic_quality=_quality(hr, bicubic, border),
+            lr_psnr=_psnr(bicubic_lr, lr.pixels, border),
+            lr_psnr_y=_psnr(bicubic_lr, lr.pixels, border, y=True),
+            seconds_down=middle - start,
+            seconds_up=end - middle,
+        )
+
+    def _lr_image(self, pixels: Pixels, scale: tuple[float, float], size: Size) -> LRImage:
+        return LRImage(pixels, LRInfo(_NETWORK, scale, size, self.fingerprint))
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        chw = np.ascontiguousarray(to_float(array).transpose(2, 0, 1))
+        return torch.from_numpy(chw)[None].to(self.device)
+
+    def _compute(
+        self, direction: Callable[..., Tensor], array: NDArray[Any], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        bf16 = self.precision == "bf16"
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16),
+            ):
+                return direction(self._tensor(array), *args, **kwargs).float()
+        except RuntimeError as error:
+            # On the CPU, PyTorch has no class of its own for this.
+            if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
+                error
+            ):
+                height, width = array.shape[:2]
+                raise MemoryError(
+                    f"not enough memory on {self.device} for a picture of {width}x{height}"
+                ) from error
+            raise
+
+
+def shipped_weights() -> list[str]:
+    """Names of the weights that come with this package, the default first."""
+    names = [path.stem for path in _SHIPPED.glob("*.safetensors")]
+    rank = {name: index for index, name in enumerate(_DEFAULTS)}
+    return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def _torch_device(device: str) -> torch.device:
+    if device not in get_args(Device):
+        raise ValueError(f"device {device!r} is unknown: valid are auto, cpu, cuda")
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ValueError("device cuda is not available: PyTorch finds no GPU; use auto or cpu")
+    return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
+    """The file that ``weights`` stands for: itself, or one that comes with this package."""
+    shipped = shipped_weights()
+    if weights is None:
+        if shipped:
+            return _SHIPPED / f"{shipped[0]}.safetensors"
+        raise FileNotFoundError(
+            "no weights come with this installation: name a file with --weights, "
+            "or train one with `rescale train`"
+        )
+    path = Path(weights)
+    if not path.is_file():
+        if str(weights) in shipped:
+            return _SHIPPED / f"{weights}.safetensors"
+        names = ", ".join(shipped) or "none"
+        raise FileNotFoundError(
+            f"{path}: no such weights file, nor the name of shipped weights (there are: {names})"
+        )
+    return path
+
+
+def _load(path: Path) -> tuple[AIDN, str]:
+    """The network of a weights file, ready for use, and the weights' fingerprint."""
+    checkpoint = read_weights(path)
+    try:
+        weights = canonical_weights(checkpoint)
+        # What the file says goes before what the shapes tell.
+        network = AIDN(**(aidn_config(weights) | checkpoint.get("config", {})))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    load_strictly(network, weights, str(path))
+    return network.eval().requires_grad_(False), fingerprint(weights)
+
+
+def _checked(image: ArrayLike) -> NDArray[Any]:
+    """``image`` as (H, W, 3), its samples untouched."""
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[..., None].repeat(3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        raise ValueError(f"picture has shape {array.shape}: (H, W, 3) RGB or (H, W) is needed")
+    if array.dtype not in (np.uint8, np.uint16):
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"picture is {array.dtype}: uint8, uint16 or float is needed")
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # also true for NaN
+            raise ValueError(f"picture has samples from {low:g} to {high:g}: [0, 1] is needed")
+    return array
+
+
+def _eight_bit(array: NDArray[Any]) -> Pixels:
+    if array.dtype == np.uint8:
+        return array
+    return (to_float(array) * 255).round().astype(np.uint8)
+
+
+def _pixels(tensor: Tensor) -> Pixels:
+    """A (1, 3, H, W) tensor as the (H, W, 3) uint8 array that a file holds."""
+    rounded = tensor[0].clamp(0, 1).mul(255).round().to(torch.uint8)
+    return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _scale_for(size: Size, target: Size) -> tuple[float, float]:
+    """Factors (vertical, horizontal) that bring ``size`` to ``target``."""
+    least = (math.ceil(size[0] / MAX_SCALE), math.ceil(size[1] / MAX_SCALE))
+    if not (least[0] <= target[0] <= size[0] and least[1] <= target[1] <= size[1]):
+        raise ValueError(
+            f"cannot bring {size[1]}x{size[0]} to {target[1]}x{target[0]}: each side shrinks by a "
+            f"factor of {MAX_SCALE:g} at most, here to {least[1]}x{least[0]}, and never grows"
+        )
+    return size[0] / target[0], size[1] / target[1]
+
+
+def _scale_text(scale: Scale) -> str:
+    vertical, horizontal = (scale, scale) if isinstance(scale, int | float) else scale
+    return f"{vertical:g}" if vertical == horizontal else f"{vertical:g}x{horizontal:g}"
+
+
+def _quality(reference: Pixels, other: Pixels, border: int) -> Quality:
+    return Quality(
+        psnr=_psnr(reference, other, border),
+        ssim=_ssim(reference, other, border),
+        psnr_y=_psnr(reference, other, border, y=True),
+        ssim_y=_ssim(reference, other, border, y=True),
+    )
+
+
+# BasicSR's own functions, so that figures agree with those of its test runner. Importing them takes
+# seconds, for which restoring a file must not wait. They take BGR.
+def _psnr(reference: Pixels, other: Pixels, border: int, *, y: bool = False) -> float:
+    from basicsr.metrics.psnr_ssim import calculate_psnr
+
+    return float(calculate_psnr(reference[..., ::-1], other[..., ::-1], border, test_y_channel=y))
+
+
+def _ssim(reference: Pixels, other: Pixels, border: int, *, y: bool = False) -> float:
+    from basicsr.metrics.psnr_ssim import calculate_ssim
+
+    return float(calculate_ssim(reference[..., ::-1], other[..., ::-1], border, test_y_channel=y))

@@ -1,0 +1,112 @@
+"""Bicubic resampling as MATLAB's ``imresize`` does it, batched and differentiable.
+
+Reference for LR images (AIDN) and for the training targets at 1/2 and 1/4 (VQIR).
+Differs from ``torch.nn.functional.interpolate(antialias=True)`` in what it takes for the ratio (the
+true factor, not the ratio of the sides) and in the border (mirrored, not renormalised).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rescale_arch.scales import Scale, Size
+
+# A long side is resampled in blocks of this many output samples: the weight matrix of a block
+# is nearly dense, that of a whole 8K side would be nearly empty.
+_BLOCK = 64
+
+
+def imresize(x: Tensor, size: Size, scale: Scale | None = None) -> Tensor:
+    """Resamples ``x`` to ``size`` with the cubic kernel (a = -0.5), antialiased when shrinking.
+
+    Args:
+        x: (..., H, W), any floating dtype, any range.
+        size: output size (h, w).
+        scale: output over input side, a float or a pair (vertical, horizontal); by default the
+            ratio of the sizes. Give the true factor: for an LR image of AIDN's
+            ``lr_size((H, W), s)`` it is ``1 / s``, and ``s`` on the way back.
+
+    Returns:
+        (..., h, w) in the dtype and on the device of ``x``, not clamped.
+
+    Shape:
+        (..., H, W) -> (..., h, w)
+
+    Raises:
+        ValueError: a side of ``size`` or a scale is not positive.
+    """
+    height, width = x.shape[-2:]
+    if min(size) < 1:
+        raise ValueError(f"size {size} has a side below 1 pixel")
+    if scale is None:
+        scale = (size[0] / height, size[1] / width)
+    vertical, horizontal = (scale, scale) if isinstance(scale, int | float) else scale
+    if not (vertical > 0 and horizontal > 0):
+        raise ValueError(f"scale {scale} is not positive")
+    # under autocast the products would be rounded to half precision: a poor reference
+    with torch.autocast(x.device.type, enabled=False):
+        return _resample_axes(x, size, vertical, horizontal)
+
+
+def _resample_axes(x: Tensor, size: Size, vertical: float, horizontal: float) -> Tensor:
+    # Shrinking rows first leaves less to do for the columns, and the reverse when enlarging.
+    if vertical <= horizontal:
+        x = _resample(x.mT, size[0], vertical).mT
+        return _resample(x, size[1], horizontal)
+    x = _resample(x, size[1], horizontal)
+    return _resample(x.mT, size[0], vertical).mT
+
+
+def _resample(x: Tensor, length: int, scale: float) -> Tensor:
+    """Resamples the last axis of ``x`` to ``length`` samples."""
+    blocks = _blocks(x.shape[-1], length, scale, x.dtype, x.device)
+    parts = [x[..., start : start + weights.shape[0]] @ weights for start, weights in blocks]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _blocks(
+    in_length: int, out_length: int, scale: float, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[int, Tensor], ...]:
+    """The resampling matrix as blocks: (first input sample, weights (inputs, outputs))."""
+    indices, weights = _contributions(in_length, out_length, scale)
+    blocks = []
+    for first in range(0, out_length, _BLOCK):
+        index, weight = indices[first : first + _BLOCK], weights[first : first + _BLOCK]
+        start, stop = int(index.min()), int(index.max()) + 1
+        matrix = torch.zeros(stop - start, index.shape[0], dtype=torch.float64)
+        columns = torch.arange(index.shape[0])[:, None].expand_as(index)
+        # accumulate: at a border several taps are mirrored onto the same sample
+        matrix.index_put_((index - start, columns), weight, accumulate=True)
+        # the cache must not hold inference tensors, which autograd refuses to save
+        with torch.inference_mode(False):
+            blocks.append((start, matrix.to(dtype=dtype, device=device)))
+    return tuple(blocks)
+
+
+def _contributions(in_length: int, out_length: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Input samples and weights (out_length, taps) of every output sample, in float64."""
+    stretch = max(1.0, 1.0 / scale)  # antialiasing widens the kernel by the factor of shrinking
+    support = 4.0 * stretch
+    taps = math.ceil(support) + 2
+    centre = (torch.arange(out_length, dtype=torch.float64) + 0.5) / scale - 0.5
+    left = torch.floor(centre - support / 2)
+    index = left[:, None] + torch.arange(taps, dtype=torch.float64)
+    weight = _cubic((centre[:, None] - index) / stretch)
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    # symmetric border: .. 1 0 | 0 1 .. n-1 | n-1 n-2 ..
+    index = index.long() % (2 * in_length)
+    index = torch.minimum(index, 2 * in_length - 1 - index)
+    return index, weight
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel with a = -0.5 (IEEE TASSP 1981)."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

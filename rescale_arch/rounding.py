@@ -1,0 +1,55 @@
+"""8-bit rounding with a usable gradient.
+
+The LR image is stored with 8 bits a sample, so training must see the rounding; its true gradient is
+zero almost everywhere. Two surrogates for the backward pass are offered.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Quantization = Literal["round_soft", "ste"]
+QUANTIZATIONS: tuple[Quantization, ...] = ("round_soft", "ste")
+
+
+class _Round(torch.autograd.Function):
+    """Rounds to multiples of 1/255 in [0, 1]; ``soft`` chooses the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, soft: bool) -> Tensor:
+        clamped = x.clamp(0, 1)
+        ctx.soft = soft
+        if soft:
+            ctx.save_for_backward(clamped)
+        return (clamped * 255).round() / 255
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grad_outputs
+        if ctx.soft:
+            (clamped,) = ctx.saved_tensors
+            grad = grad * (1 - 0.5 * torch.cos(2 * math.pi * clamped))
+        return grad, None
+
+
+def quantize(x: Tensor, surrogate: Quantization = "round_soft") -> Tensor:
+    """Clamps to [0, 1] and rounds to 8 bits: ``round(255 * clamp(x)) / 255``.
+
+    Args:
+        x: any shape; an image in [0, 1], possibly beyond.
+        surrogate: gradient of the backward pass. ``'ste'`` (straight-through) passes it unchanged,
+            also outside [0, 1]. ``'round_soft'`` multiplies it by ``1 - 0.5 cos(2 pi c)``,
+            ``c = clamp(x, 0, 1)``, which is 0.5 at and beyond both ends: what the released AIDN
+            models were trained with.
+
+    Raises:
+        ValueError: unknown ``surrogate``.
+    """
+    if surrogate not in QUANTIZATIONS:
+        raise ValueError(f"quantization {surrogate!r} is unknown: valid are {QUANTIZATIONS}, None")
+    result: Tensor = _Round.apply(x, surrogate == "round_soft")  # type: ignore[no-untyped-call]
+    return result

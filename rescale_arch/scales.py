@@ -1,0 +1,58 @@
+"""Scale factors and the sizes that follow from them.
+
+A scale is HR side over LR side, as a float or as a pair (vertical, horizontal).
+"""
+
+from __future__ import annotations
+
+import math
+
+Scale = float | tuple[float, float]
+Size = tuple[int, int]
+
+MAX_SCALE = 4.0
+"""The largest factor that AIDN is made for."""
+
+# ``side * (1 / scale)`` and ``side / scale`` land just above an integer in one of some 500 cases
+# (23 * (1 / 2.3) > 10), and ``scale = H / h`` must give ``h`` back.
+_TOLERANCE = 1e-9
+
+
+def scale_pair(scale: Scale) -> tuple[float, float]:
+    """Returns ``scale`` as (vertical, horizontal) after checking it.
+
+    Args:
+        scale: one factor for both axes, or a pair (vertical, horizontal). Each factor lies in
+            [1, 4] and at least one exceeds 1; 1 leaves an axis as it is.
+
+    Raises:
+        ValueError: a factor is out of range, not finite or not a number, or both are 1.
+    """
+    try:
+        given = (scale, scale) if isinstance(scale, int | float) else tuple(scale)
+        vertical, horizontal = (float(factor) for factor in given)
+    except (TypeError, ValueError):
+        raise ValueError(f"scale {scale!r} is neither a number nor a pair of numbers") from None
+    for factor in (vertical, horizontal):
+        if not 1.0 <= factor <= MAX_SCALE:  # also false for NaN
+            raise ValueError(
+                f"scale {factor:g} is out of range: valid is 1 < scale <= {MAX_SCALE:g}"
+            )
+    if vertical == horizontal == 1.0:
+        raise ValueError(f"scale 1 changes nothing: valid is 1 < scale <= {MAX_SCALE:g}")
+    return vertical, horizontal
+
+
+def lr_size(size: Size, scale: Scale) -> Size:
+    """The size (h, w) of the LR image for an HR image of ``size`` (H, W).
+
+    Each side is ``ceil(side / scale)``, with a tolerance of 1e-9 for the division's rounding.
+
+    Raises:
+        ValueError: see :func:`scale_pair`.
+    """
+    vertical, horizontal = scale_pair(scale)
+    return (
+        math.ceil(size[0] / vertical - _TOLERANCE),
+        math.ceil(size[1] / horizontal - _TOLERANCE),
+    )

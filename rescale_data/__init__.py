@@ -1,0 +1,1 @@
+"""Pictures and LMDB in, tensors out, and preparing data sets. Knows no network."""

@@ -1,0 +1,297 @@
+"""HR pictures for training and validation, from a folder, a list or an LMDB.
+
+LR pictures are not stored: the networks make theirs, and references are computed on the device.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, TypedDict
+
+import lmdb
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rescale_data.image_file import (
+    IMAGE_SUFFIXES,
+    Image,
+    ImageFileError,
+    decode_image,
+    list_images,
+    to_float,
+)
+
+__all__ = ["HRImageDataset", "Sample"]
+
+
+class Sample(TypedDict):
+    """One item of `HRImageDataset`."""
+
+    gt: Tensor
+    gt_path: str
+
+
+class HRImageDataset(Dataset[Sample]):
+    """HR pictures, for BasicSR's loaders and options.
+
+    For training, random crops of `gt_size`, flipped and turned by quarters at will; a smaller
+    picture is continued by reflection. For validation and tests whole pictures, cropped from the
+    top left to multiples of `mod_crop`.
+
+    Randomness comes from PyTorch's default generator, which every worker has seeded anew in every
+    epoch from the main process's: so crops differ between epochs and workers, and are the same
+    again after the same seed. (The generators of `random` and NumPy are not: BasicSR seeds those in
+    a worker with the same numbers in every epoch.) An index may also be a pair (index, seed): then
+    the seed alone decides, of which PyTorch uses the low 32 bits.
+
+    Options:
+        dataroot_gt: Folder, or a folder whose name ends in `.lmdb`, with `data.mdb` and
+            `meta_info.txt` in it.
+        io_backend: `{type: disk}` or `{type: lmdb}`; may be left out, as the name tells.
+        meta_info_file: List of the pictures to take, relative to `dataroot_gt`, one on a line; what
+            follows the file name is left unread. Default: all.
+        recursive: Take the folders in a folder, too. Default: false.
+        gt_size: Side of the crops in pixels. Needed for training.
+        use_hflip, use_rot: Flip from left to right; flip upside down and transpose. Default: false.
+        mod_crop: Default: 1.
+
+    Shape:
+        `gt` (3, H, W), float32 in [0, 1], RGB; `gt_path` is the path of the file, or of the LMDB
+        with the key behind it.
+
+    Raises:
+        ValueError: For an unknown or missing option, or one with a value that does not fit.
+        OSError: If pictures are missing. While reading, if one is broken, with its name.
+    """
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset(
+        {
+            "name", "type", "phase", "scale",
+            "dataroot_gt", "io_backend", "meta_info_file", "recursive",
+            "gt_size", "use_hflip", "use_rot", "mod_crop",
+            # Not read here, but by BasicSR's loaders and runner.
+            "batch_size_per_gpu", "dataset_enlarge_ratio", "num_prefetch_queue",
+            "num_worker_per_gpu", "persistent_workers", "pin_memory", "prefetch_mode",
+            "use_shuffle",
+        }
+    )  # fmt: skip
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        """Finds the pictures; none is read yet.
+
+        Args:
+            opt: BasicSR's options of a dataset. An option that is None counts as left out.
+        """
+        super().__init__()
+        self.opt = dict(opt)  # BasicSR's runners read the name from it
+        self.name = str(opt.get("name") or type(self).__name__)
+        for key in opt:
+            if key not in self.OPTIONS:
+                near = difflib.get_close_matches(str(key), sorted(self.OPTIONS), 1, 0)[0]
+                raise ValueError(f"{self.name}: unknown option {key!r}; the nearest is {near!r}")
+        opt = {key: value for key, value in opt.items() if value is not None}
+
+        phase = opt.get("phase")
+        if phase not in ("train", "val", "test"):
+            raise ValueError(f"{self.name}: phase must be train, val or test, not {phase!r}")
+        self.crops = phase == "train"
+        self.gt_size = self._whole_number(opt, "gt_size", None if self.crops else 1)
+        self.mod_crop = self._whole_number(opt, "mod_crop", 1)
+        self.use_hflip = self._switch(opt, "use_hflip")
+        self.use_rot = self._switch(opt, "use_rot")
+        self._source = self._open_source(opt)
+
+    def __len__(self) -> int:
+        """Returns the number of pictures."""
+        return len(self._source.names)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Sample:
+        """Reads a picture; see the class for what a pair (index, seed) means."""
+        generator = None
+        if isinstance(index, tuple):
+            index, seed = index
+            generator = torch.Generator().manual_seed(seed)
+        name = self._source.names[index]
+        path = os.path.join(self._source.root, name)
+        image = decode_image(self._source.read(name), path)
+        image = self._random_crop(image, generator) if self.crops else self._mod_crop(image, path)
+        # Cropping comes before the conversion, which costs more than all the rest but decoding.
+        chw = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return {"gt": torch.from_numpy(to_float(chw)), "gt_path": path}
+
+    def _random_crop(self, image: Image, generator: torch.Generator | None) -> Image:
+        # The same number of draws whatever the picture and the options are, so that one sample
+        # does not change the next.
+        draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+        size = self.gt_size
+        height, width = image.shape[:2]
+        if height < size or width < size:
+            missing = (0, max(0, size - height)), (0, max(0, size - width)), (0, 0)
+            image = np.pad(image, missing, mode="reflect")
+            height, width = image.shape[:2]
+        top = int(draws[0] * (height - size + 1))
+        left = int(draws[1] * (width - size + 1))
+        image = image[top : top + size, left : left + size]
+        if self.use_hflip and draws[2] < 0.5:
+            image = image[:, ::-1]
+        if self.use_rot and draws[3] < 0.5:
+            image = image[::-1]
+        if self.use_rot and draws[4] < 0.5:
+            image = image.transpose(1, 0, 2)
+        return image
+
+    def _mod_crop(self, image: Image, path: str) -> Image:
+        height, width = (side - side % self.mod_crop for side in image.shape[:2])
+        if not height or not width:
+            raise ImageFileError(
+                f"{path}: {image.shape[0]} x {image.shape[1]} pixels, smaller than "
+                f"mod_crop {self.mod_crop}"
+            )
+        return image[:height, :width]
+
+    def _whole_number(self, opt: Mapping[str, Any], key: str, default: int | None) -> int:
+        value = opt.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{self.name}: {key} must be a whole number over 0, not {value!r}")
+        return value
+
+    def _switch(self, opt: Mapping[str, Any], key: str) -> bool:
+        value = opt.get(key, False)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.name}: {key} must be true or false, not {value!r}")
+        return value
+
+    def _open_source(self, opt: Mapping[str, Any]) -> _Source:
+        root = opt.get("dataroot_gt")
+        if not isinstance(root, str | os.PathLike) or not os.fspath(root):
+            raise ValueError(f"{self.name}: dataroot_gt must name a folder, not {root!r}")
+        root = os.fspath(root).rstrip("/") or "/"
+        kind = "lmdb" if root.endswith(".lmdb") else "disk"
+        backend = opt.get("io_backend", {"type": kind})
+        if not isinstance(backend, Mapping) or backend.get("type") not in ("disk", "lmdb"):
+            raise ValueError(
+                f"{self.name}: io_backend must be {{type: disk}} or {{type: lmdb}}, not {backend!r}"
+            )
+        if backend["type"] != kind:
+            raise ValueError(
+                f"{self.name}: io_backend has type {backend['type']}, but the name of dataroot_gt "
+                f"{root} says {kind} (the name of an LMDB ends in .lmdb)"
+            )
+        if not os.path.isdir(root):
+            raise FileNotFoundError(f"{self.name}: dataroot_gt {root} is not a folder")
+        chosen, recursive = opt.get("meta_info_file"), self._switch(opt, "recursive")
+        if kind == "lmdb":
+            return _Lmdb(root, chosen)
+        return _Folder(root, chosen, recursive)
+
+
+class _Source(Protocol):
+    """Where the bytes of pictures come from."""
+
+    root: str
+    # A list of strings rather than of objects: a million pictures are many.
+    names: list[str]
+
+    def read(self, name: str) -> bytes: ...
+
+
+class _Folder:
+    def __init__(self, root: str, chosen: str | None, recursive: bool) -> None:
+        self.root = root
+        if chosen is None:
+            self.names = [os.path.relpath(path, root) for path in list_images(root, recursive)]
+            if not self.names:
+                raise FileNotFoundError(
+                    f"{root}: no pictures in this folder ({', '.join(IMAGE_SUFFIXES)})"
+                )
+        else:
+            self.names = _listed_names(chosen)
+            missing = [n for n in self.names if not os.path.isfile(os.path.join(root, n))]
+            _check_none_missing(missing, chosen, root)
+
+    def read(self, name: str) -> bytes:
+        with open(os.path.join(self.root, name), "rb") as file:
+            return file.read()
+
+
+class _Lmdb:
+    """An LMDB as BasicSR has it: the key of a picture is its name up to the first dot."""
+
+    # lmdb lets a process open a data base once only, though there may be several datasets on it;
+    # and after a fork an inherited environment must not be used: thus by file, with the process.
+    _environments: ClassVar[dict[tuple[int, int], tuple[int, lmdb.Environment]]] = {}
+
+    def __init__(self, root: str, chosen: str | None) -> None:
+        self.root = root
+        for name in ("data.mdb", "meta_info.txt"):
+            if not os.path.isfile(os.path.join(root, name)):
+                raise FileNotFoundError(f"{root}: there is no {name} in this LMDB")
+        with open(os.path.join(root, "meta_info.txt"), encoding="utf-8") as lines:
+            self.names = [line.split(".")[0] for line in lines if line.strip()]
+        if not self.names:
+            raise FileNotFoundError(f"{root}: no pictures in this LMDB")
+        stored = self._environment().stat()["entries"]
+        if stored < len(self.names):
+            raise FileNotFoundError(
+                f"{root}: data.mdb holds {stored} pictures, meta_info.txt lists {len(self.names)}"
+            )
+        if chosen is not None:
+            present = set(self.names)
+            self.names = [name.split(".")[0] for name in _listed_names(chosen)]
+            _check_none_missing([name for name in self.names if name not in present], chosen, root)
+
+    def read(self, name: str) -> bytes:
+        with self._environment().begin() as transaction:
+            content = transaction.get(name.encode())
+        if content is None:
+            raise ImageFileError(f"{self.root}: there is no picture under the key {name!r}")
+        return bytes(content)
+
+    def _environment(self) -> lmdb.Environment:
+        status = os.stat(os.path.join(self.root, "data.mdb"))
+        file = status.st_dev, status.st_ino
+        if file in self._environments:
+            process, environment = self._environments[file]
+            if process == os.getpid():
+                return environment
+            environment.close()
+        try:
+            environment = lmdb.open(self.root, readonly=True, lock=False, readahead=False)
+        except lmdb.Error as error:
+            raise ImageFileError(f"{self.root}: LMDB cannot be opened ({error})") from error
+        self._environments[file] = os.getpid(), environment
+        return environment
+
+
+_FILE_NAME = re.compile(
+    rf"(.+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))(?:\s|$)", re.IGNORECASE
+)
+
+
+def _listed_names(path: str) -> list[str]:
+    """Reads the file names of a meta-info list; there may be a shape or more behind each."""
+    names = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(map(str.strip, lines), 1):
+            # A name may hold spaces itself, so it is the suffix that ends it.
+            match = _FILE_NAME.match(line)
+            if match:
+                names.append(match[1])
+            elif line:
+                raise ValueError(f"{path}: line {number} starts with no picture's name: {line!r}")
+    if not names:
+        raise ValueError(f"{path}: lists no pictures")
+    return names
+
+
+def _check_none_missing(missing: list[str], chosen: str, root: str) -> None:
+    if missing:
+        raise FileNotFoundError(
+            f"{chosen}: lists pictures that are not in {root}: {missing[0]}"
+            + (f" and {len(missing) - 1} more" if missing[1:] else "")
+        )

@@ -1,0 +1,259 @@
+"""Judging a rescaling network: LR and restored images, metrics, pictures, tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rescale_compat  # noqa: F401  first: it lets basicsr import
+
+import numpy as np
+import torch
+from basicsr.metrics import calculate_metric
+from torch import Tensor
+from tqdm import tqdm
+
+from rescale_data.image_file import LRInfo, read_image, to_float, write_file, write_image
+
+PROTOCOLS = ("8bit", "float")
+LR_FORMATS = ("png", "jpeg")
+IMAGES = ("hr", "lr", "bicubic")
+BETTER = ("higher", "lower")
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An image of a round trip and what it is compared with.
+
+    Attributes:
+        image: (1, 3, H, W) in [0, 1], may exceed it.
+        reference: the same shape.
+        border: pixels that the metrics leave out on every side.
+        info: what a file of the image states (LR images).
+    """
+
+    image: Tensor
+    reference: Tensor
+    border: int
+    info: LRInfo | None = None
+
+
+RoundTrip = Callable[[str, Tensor, Any], dict[str, Judged]]
+Means = dict[str, dict[str, float]]
+
+
+class Evaluation:
+    """The ``val:`` section of an option file.
+
+    Options:
+        ``metrics``: name -> BasicSR's metric options; further ``image``, which of the images is
+            judged (``hr``, default; ``lr``; ``bicubic``, bicubic both ways, for comparison), and
+            ``better`` (``higher``, default, or ``lower``). ``crop_border`` is ceil(scale) unless
+            given.
+        ``protocol``: ``8bit`` (default) rounds all images as files do; ``float`` leaves restored
+            images and the bicubic LR reference unrounded, as the AIDN authors score.
+        ``lr_format``: ``png`` or ``jpeg``: the LR image goes through a real file; default: it does
+            not. ``lr_quality``: quality of the JPEG, default 90.
+        ``lr_folder``: restores from the LR files of this folder, named as a test run saves them,
+            ``<image>_x<scale>_lr.png`` (or ``.jpg``).
+        ``pbar``: progress bar. ``suffix``: end of the names of saved pictures.
+
+    Raises:
+        ValueError: an option has no valid value.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.metrics: dict[str, dict[str, Any]] = {
+            name: {"better": "higher", "image": "hr", **options}
+            for name, options in (opt.get("metrics") or {}).items()
+        }
+        for name, options in self.metrics.items():
+            _choice(f"metrics: {name}: image", options["image"], IMAGES)
+            _choice(f"metrics: {name}: better", options["better"], BETTER)
+        self.protocol: str = opt.get("protocol", "8bit")
+        _choice("protocol", self.protocol, PROTOCOLS)
+        self.lr_format: str | None = opt.get("lr_format")
+        if self.lr_format is not None:
+            _choice("lr_format", self.lr_format, LR_FORMATS)
+        self.lr_quality: int = opt.get("lr_quality", 90)
+        if not isinstance(self.lr_quality, int) or not 1 <= self.lr_quality <= 100:
+            raise ValueError(f"option val: lr_quality is {self.lr_quality!r}: valid are 1 to 100")
+        self.lr_folder: str | None = opt.get("lr_folder")
+        self.pbar: bool = bool(opt.get("pbar"))
+        self.suffix: str = f"_{opt['suffix']}" if opt.get("suffix") else ""
+
+    def run(
+        self,
+        dataset: Any,
+        cases: Mapping[str, Any],
+        round_trip: RoundTrip,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        folder: str | None = None,
+        tag: str = "",
+    ) -> list[dict[str, Any]]:
+        """Judges every ``world_size``-th image of ``dataset`` at every case.
+
+        Args:
+            dataset: yields ``gt`` (3, H, W) and ``gt_path``.
+            cases: label -> value for ``round_trip``.
+            round_trip: (file stem of the LR image, gt of (1, 3, H, W), case) -> judged images.
+            rank: first image.
+            world_size: step from image to image.
+            folder: pictures go there; None: none are saved.
+            tag: end of the pictures' names.
+
+        Returns:
+            A row per image and case: ``image``, ``case`` and the metrics.
+        """
+        rows = []
+        indices = range(rank, len(dataset), world_size)
+        for index in tqdm(indices, unit="image", disable=not self.pbar or rank != 0):
+            data = dataset[index]
+            name = _picture_name(data["gt_path"], dataset.opt["dataroot_gt"])
+            for label, case in cases.items():
+                judged = round_trip(f"{name}_{label}", data["gt"].unsqueeze(0), case)
+                if folder is not None:
+                    self._save(os.path.join(folder, f"{name}_{label}"), judged, tag)
+                rows.append({"image": name, "case": label, **self._score(name, judged)})
+        return rows
+
+    def stored(self, stem: str, lr: Tensor) -> Tensor:
+        """The LR image as a file keeps it.
+
+        Args:
+            stem: its file name without ``_lr`` and suffix.
+            lr: (1, 3, h, w), unrounded.
+
+        Returns:
+            The image in 8 bits; by way of a file or from ``lr_folder`` where the options say so.
+
+        Raises:
+            FileNotFoundError: ``lr_folder`` has no such file.
+            ValueError: the file has another size.
+        """
+        if self.lr_folder is not None:
+            found = _find(os.path.join(self.lr_folder, f"{stem}_lr"))
+            image = read_image(found)
+            if image.shape[:2] != tuple(lr.shape[-2:]):
+                raise ValueError(
+                    f"{found} is {image.shape[0]} x {image.shape[1]} (height x width), but "
+                    f"{lr.shape[-2]} x {lr.shape[-1]} is needed"
+                )
+        else:
+            image = to_uint8(lr)
+            if self.lr_format is not None:
+                with tempfile.TemporaryDirectory() as folder:
+                    path = os.path.join(folder, f"lr.{self.lr_format}")
+                    quality = self.lr_quality if self.lr_format == "jpeg" else None
+                    write_image(path, image, quality=quality)
+                    image = read_image(path)
+        pixels = np.ascontiguousarray(to_float(image).transpose(2, 0, 1))
+        return torch.from_numpy(pixels)[None].to(lr.device)
+
+    def means(self, rows: list[dict[str, Any]]) -> Means:
+        """Case -> metric -> mean over the images."""
+        means: Means = {}
+        for case in dict.fromkeys(row["case"] for row in rows):
+            of_case = [row for row in rows if row["case"] == case]
+            means[case] = {
+                # fsum: the same whatever the order, in which ranks hand in their images
+                metric: math.fsum(row[metric] for row in of_case) / len(of_case)
+                for metric in self.metrics
+            }
+        return means
+
+    def table(self, means: Means, best: Mapping[str, Any] | None = None) -> str:
+        """The means as text; ``best`` adds the best value so far and its iteration."""
+        cells = [["", *self.metrics]]
+        for case, values in means.items():
+            row = [case]
+            for metric, value in values.items():
+                record = best[f"{metric}_{case}"] if best else None
+                note = f" (best {record['val']:.4f} @ {record['iter']})" if record else ""
+                row.append(f"{value:.4f}{note}")
+            cells.append(row)
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "\t" + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in cells
+        )
+
+    def write(self, folder: str, name: str, rows: list[dict[str, Any]], means: Means) -> None:
+        """Writes ``name``.csv (a line per image and case) and ``name``.json (also the means)."""
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, name)
+        rows = sorted(rows, key=lambda row: row["image"])
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, ["image", "case", *self.metrics])
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(f"{path}.csv", table.getvalue().encode())
+        summary = {"protocol": self.protocol, "mean": means, "images": rows}
+        write_file(f"{path}.json", json.dumps(summary, indent=1).encode())
+
+    def _score(self, name: str, judged: Mapping[str, Judged]) -> dict[str, float]:
+        scores = {}
+        for metric, options in self.metrics.items():
+            pair = judged[options["image"]]
+            metric_options = {"crop_border": pair.border, **options}
+            del metric_options["image"]
+            border = metric_options["crop_border"]
+            if min(pair.image.shape[-2:]) <= 2 * border + 10:  # SSIM's window is 11 pixels wide
+                raise ValueError(f"{name}: too small to be scored within a border of {border}")
+            data = {"img": self._scored(pair.image), "img2": self._scored(pair.reference)}
+            scores[metric] = float(calculate_metric(data, metric_options))
+        return scores
+
+    def _scored(self, image: Tensor) -> np.ndarray:
+        """BGR in [0, 255], as BasicSR's metrics take it."""
+        if self.protocol == "8bit":
+            return to_uint8(image)[..., ::-1]
+        clamped = image[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+        return np.ascontiguousarray(clamped[..., ::-1] * 255)
+
+    def _save(self, stem: str, judged: Mapping[str, Judged], tag: str) -> None:
+        os.makedirs(os.path.dirname(stem), exist_ok=True)
+        for which, pair in judged.items():
+            if which == "bicubic":
+                continue
+            path = f"{stem}_{which}{self.suffix}{tag}.png"
+            write_image(path, to_uint8(pair.image), info=pair.info)
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1], possibly beyond -> (H, W, 3) uint8."""
+    pixels = (image[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def border(scale: tuple[float, float]) -> int:
+    """The border that metrics leave out at a scale: ceil of the larger factor."""
+    return math.ceil(max(scale))
+
+
+def _picture_name(path: str, root: str) -> str:
+    """The path below ``root`` without suffix; an LMDB key is one already."""
+    relative = os.path.relpath(path, root) if path.startswith(root) else path
+    return os.path.splitext(relative)[0]
+
+
+def _find(stem: str) -> str:
+    for suffix in _SUFFIXES:
+        if os.path.isfile(stem + suffix):
+            return stem + suffix
+    raise FileNotFoundError(f"no LR file {stem}.png (or {', '.join(_SUFFIXES[1:])})")
+
+
+def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"option val: {name} is {value!r}: valid are {', '.join(valid)}")

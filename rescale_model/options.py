@@ -1,0 +1,373 @@
+"""Checking option files before anything starts.
+
+BasicSR reads keys with ``get`` and so takes a misspelt one for an absent one. Here an option file
+is read safely (BasicSR itself trusts it and would run what it asks for), and all that is wrong with
+it is told at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any
+
+import rescale_compat  # noqa: F401  first: it lets basicsr import
+
+import yaml
+from basicsr.models import lr_scheduler
+from basicsr.utils.options import _postprocess_yml_value
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+)
+
+from rescale_arch import scale_pair
+from rescale_model.evaluation import Evaluation
+from rescale_model.rescaling_model import RescalingModel, optimizer_class
+from rescale_model.scale_schedule import ScaleSchedule
+
+_TOP = {
+    "name", "model_type", "plugin", "scale", "num_gpu", "manual_seed", "datasets", "path", "train",
+    "val", "logger", "dist_params", "find_unused_parameters", "sync_bn", "network_g",
+}  # fmt: skip
+_PATH = {
+    "strict_load_g", "param_key_g", "pretrain_network_g", "resume_state", "ignore_resume_networks",
+}  # fmt: skip
+_TRAIN = {
+    "ema_decay", "optim_g", "scheduler", "total_iter", "warmup_iter", "precision", "scales",
+    "pixel_opt", "guide_opt",
+}  # fmt: skip
+_VAL = {
+    "val_freq", "save_img", "pbar", "suffix", "scales", "metrics", "protocol", "precision",
+    "lr_format", "lr_quality", "lr_folder",
+}  # fmt: skip
+_LOGGER = {"print_freq", "save_checkpoint_freq", "use_tb_logger", "wandb"}
+_WANDB = {"project", "resume_id"}
+_METRIC_EXTRAS = {"image", "better", "crop_border", "test_y_channel"}
+_SCHEDULERS = {  # BasicSR's names for them
+    "MultiStepLR": lr_scheduler.MultiStepRestartLR,
+    "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
+    "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
+}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe: a ``!!python/name:`` line, as of the plugin, is read as text."""
+
+
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda _, name, __: name)
+
+
+def read_options(path: str) -> dict[str, Any]:
+    """Reads an option file without running anything that it asks for.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no YAML mapping.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            options = yaml.load(file, Loader=_Loader)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a 13th month
+            raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{path}: no option file, its top level is not a mapping")
+    return options
+
+
+def check_options(path: str, *, is_train: bool, forced: Sequence[str] = ()) -> None:
+    """Checks an option file of one of this project's models.
+
+    Args:
+        path: the file.
+        is_train: whether it is for training or for testing.
+        forced: what ``--force_yml`` puts in place of the file's: ``train:ema_decay=0.999``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: lists everything that is wrong.
+    """
+    options = read_options(path)
+    problems = [*_force(options, forced), *_problems(options, is_train)]
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}")
+
+
+def _force(options: dict[str, Any], forced: Iterable[str]) -> Iterator[str]:
+    """Sets what ``--force_yml`` says, as BasicSR will."""
+    for entry in forced:
+        keys, equals, value = entry.partition("=")
+        *sections, key = (part.strip() for part in keys.split(":"))
+        section: Any = options
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if not equals or "=" in value:
+            yield f"--force_yml {entry}: train:ema_decay=0.999 is an example of what is needed"
+        elif not isinstance(section, dict):
+            yield f"--force_yml {entry}: there is no section {':'.join(sections)}"
+        else:
+            try:
+                section[key] = _postprocess_yml_value(value.strip())
+            except (NameError, SyntaxError, TypeError, ValueError) as error:
+                yield f"--force_yml {entry}: {error}"
+
+
+def _problems(options: dict[str, Any], is_train: bool) -> Iterator[str]:
+    required = ["name", "model_type", "num_gpu", "datasets", "network_g", "path"]
+    required += ["train", "logger"] if is_train else ["val"]
+    yield from _missing("", options, required)
+    model = options.get("model_type")
+    if not _is_in(MODEL_REGISTRY, model):
+        ours = [name for name, cls in MODEL_REGISTRY if issubclass(cls, RescalingModel)]
+        yield f"model_type {model!r} is unknown{_nearest(model, ours)}"
+        return
+    if not issubclass(MODEL_REGISTRY.get(model), RescalingModel):
+        return  # a model of BasicSR or of another plugin, whose options are not known here
+    if "name" in options and not isinstance(options["name"], str):
+        yield f"name is {options['name']!r}: text is needed"
+    gpus = options.get("num_gpu", 0)
+    if gpus != "auto" and not _is_number(gpus, 0):
+        yield f"num_gpu is {gpus!r}: a number or auto is needed"
+    networks = {key for key in options if str(key).startswith("network_")}
+    yield from _unknown("", options, _TOP | networks)
+    for key in sorted(networks):
+        yield from _arguments(f"{key}: ", options[key], ARCH_REGISTRY)
+    if "datasets" in options:
+        yield from _datasets_problems(options["datasets"], is_train)
+    if "path" in options:
+        yield from _path_problems(options["path"], is_train)
+    if is_train and "train" in options:
+        yield from _train_problems(options["train"])
+    if options.get("val") is not None or (not is_train and "val" in options):
+        yield from _val_problems(options["val"], is_train)
+    if options.get("logger") is not None or (is_train and "logger" in options):
+        yield from _logger_problems(options["logger"], is_train)
+
+
+def _datasets_problems(datasets: Any, is_train: bool) -> Iterator[str]:
+    if not isinstance(datasets, dict):
+        yield "datasets is not a mapping"
+        return
+    if is_train:
+        yield from _missing("datasets: ", datasets, ["train"])
+    valid = "train, val, val_1, .." if is_train else "test, test_1, .."
+    for name, dataset in datasets.items():
+        where = f"datasets: {name}"
+        phase = str(name).partition("_")[0]
+        if not (name == "train" or phase == "val" if is_train else phase in ("test", "val")):
+            yield f"{where}: valid names are {valid}"
+        if not isinstance(dataset, dict):
+            yield f"{where} is not a mapping"
+        else:
+            yield from _dataset_problems(f"{where}: ", dataset, is_train and name == "train")
+
+
+def _dataset_problems(where: str, dataset: dict[Any, Any], trains: bool) -> Iterator[str]:
+    yield from _missing(where, dataset, ["name"])
+    kind = dataset.get("type")
+    if not _is_in(DATASET_REGISTRY, kind):
+        yield f"{where}type {kind!r} is unknown{_nearest(kind, DATASET_REGISTRY.keys())}"
+        return
+    if trains:
+        yield from _numbers(where, dataset, {"batch_size_per_gpu": 1, "num_worker_per_gpu": 0})
+    known = getattr(DATASET_REGISTRY.get(kind), "OPTIONS", None)
+    if known is not None:
+        yield from _unknown(where, dataset, known)
+    for key in ("dataroot_gt", "meta_info_file"):
+        yield from _missing_path(where + key, dataset.get(key))
+
+
+def _path_problems(path: Any, is_train: bool) -> Iterator[str]:
+    yield from _unknown("path: ", path, _PATH)
+    if not isinstance(path, dict):
+        return
+    for key in ("pretrain_network_g", "resume_state"):
+        yield from _missing_path(f"path: {key}", path.get(key))
+    if not is_train and not path.get("pretrain_network_g"):
+        yield "path: pretrain_network_g is missing: the weights to test"
+
+
+def _train_problems(train: Any) -> Iterator[str]:
+    yield from _unknown("train: ", train, _TRAIN)
+    if not isinstance(train, dict):
+        return
+    yield from _numbers("train: ", train, {"total_iter": 1})
+    yield from _missing("train: ", train, ["optim_g", "scheduler"])
+    if "optim_g" in train:
+        yield from _optimizer_problems(train["optim_g"])
+    if "scheduler" in train:
+        where = "train: scheduler: "
+        yield from _arguments(where, train["scheduler"], _SCHEDULERS, {"optimizer", "last_epoch"})
+    for key in ("pixel_opt", "guide_opt"):
+        if key in train:
+            yield from _arguments(f"train: {key}: ", train[key], LOSS_REGISTRY)
+    scales = train.get("scales")
+    if scales is not None:
+        known = _keywords(ScaleSchedule).keys() - {"seed"}
+        unknown = list(_unknown("train: scales: ", scales, known))
+        yield from unknown
+        if not unknown:
+            try:
+                ScaleSchedule(**scales)
+            except (TypeError, ValueError) as error:
+                yield f"train: scales: {error}"
+    yield from _text_numbers("train", train)
+
+
+def _optimizer_problems(given: Any) -> Iterator[str]:
+    where = "train: optim_g: "
+    if not isinstance(given, dict):
+        yield f"{where.rstrip(': ')} is not a mapping"
+        return
+    try:
+        known = {str(given.get("type")): optimizer_class(str(given.get("type")))}
+    except ValueError as error:
+        yield f"{where}{error}"
+        return
+    yield from _missing(where, given, ["lr"])
+    yield from _arguments(where, given, known, {"params"})
+
+
+def _val_problems(val: Any, is_train: bool) -> Iterator[str]:
+    yield from _unknown("val: ", val, _VAL)
+    if not isinstance(val, dict):
+        return
+    yield from _missing("val: ", val, ["save_img"])
+    if is_train:
+        yield from _numbers("val: ", val, {"val_freq": 1})
+    wrong_metrics = list(_metrics_problems(val.get("metrics")))
+    yield from wrong_metrics
+    if not wrong_metrics:
+        try:
+            Evaluation(val)
+        except ValueError as error:
+            yield str(error).removeprefix("option ")
+    scales = val.get("scales")
+    if not isinstance(scales, list | None):
+        yield f"val: scales is {scales!r}: a list such as [1.5, 2.5, 3.5] is needed"
+        return
+    for scale in scales or ():
+        try:
+            scale_pair(scale)
+        except (TypeError, ValueError) as error:
+            yield f"val: scales: {error}"
+
+
+def _metrics_problems(metrics: Any) -> Iterator[str]:
+    if metrics is None:
+        return
+    if not isinstance(metrics, dict):
+        yield "val: metrics is not a mapping"
+        return
+    for name, metric in metrics.items():
+        where = f"val: metrics: {name}: "
+        # what is judged and the border come from the evaluation
+        given = metric if not isinstance(metric, dict) else {"crop_border": 0, **metric}
+        yield from _arguments(where, given, METRIC_REGISTRY, {"img", "img2"}, _METRIC_EXTRAS)
+
+
+def _logger_problems(logger: Any, is_train: bool) -> Iterator[str]:
+    yield from _unknown("logger: ", logger, _LOGGER)
+    if not isinstance(logger, dict):
+        return
+    if is_train:
+        yield from _numbers("logger: ", logger, {"print_freq": 1, "save_checkpoint_freq": 1})
+        yield from _missing("logger: ", logger, ["use_tb_logger"])
+    if logger.get("wandb") is not None:
+        yield from _unknown("logger: wandb: ", logger["wandb"], _WANDB)
+
+
+def _arguments(
+    where: str,
+    given: Any,
+    registry: Registry | dict[str, Any],
+    supplied: Container[str] = (),
+    extras: Iterable[str] = (),
+) -> Iterator[str]:
+    """Checks ``type`` against a registry and the other keys against the keywords of that type.
+
+    ``supplied`` keywords are the program's business; ``extras`` are allowed beside the keywords.
+    """
+    if not isinstance(given, dict):
+        yield f"{where.rstrip(': ')} is not a mapping"
+        return
+    name: Any = given.get("type")
+    if not _is_in(registry, name):
+        yield f"{where}type {name!r} is unknown{_nearest(name, registry.keys())}"
+        return
+    keywords = {
+        key: needed for key, needed in _keywords(registry.get(name)).items() if key not in supplied
+    }
+    yield from _missing(where, given, [key for key, needed in keywords.items() if needed])
+    yield from _unknown(where, given, {"type", *keywords, *extras})
+
+
+def _keywords(target: Any) -> dict[str, bool]:
+    """The keywords that ``target`` takes, and whether they are needed."""
+    return {
+        name: parameter.default is parameter.empty
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+
+
+def _missing(where: str, given: Any, needed: Iterable[str]) -> Iterator[str]:
+    if isinstance(given, dict):
+        yield from (f"{where}{key} is missing" for key in needed if key not in given)
+
+
+def _unknown(where: str, given: Any, known: Iterable[str]) -> Iterator[str]:
+    if not isinstance(given, dict):
+        yield f"{where.rstrip(': ')} is not a mapping"
+        return
+    known = set(known)
+    for key in given:
+        if key not in known:
+            yield f"{where}{key} is unknown{_nearest(key, known)}"
+
+
+def _numbers(where: str, given: dict[Any, Any], least: dict[str, int]) -> Iterator[str]:
+    for key, minimum in least.items():
+        if key not in given:
+            yield f"{where}{key} is missing"
+        elif not _is_number(given[key], minimum):
+            yield f"{where}{key} is {given[key]!r}: a number from {minimum} is needed"
+
+
+def _text_numbers(where: str, given: Any) -> Iterator[str]:
+    """Numbers that YAML takes for text, as ``1e-4``."""
+    if isinstance(given, dict | list):
+        for key, value in given.items() if isinstance(given, dict) else enumerate(given):
+            yield from _text_numbers(f"{where}: {key}", value)
+    elif isinstance(given, str) and _NUMBER.fullmatch(given):
+        yield f"{where} is text to YAML: write !!float {given}"
+
+
+def _missing_path(where: str, path: Any) -> Iterator[str]:
+    if not path:
+        return
+    if not isinstance(path, str):
+        yield f"{where} is {path!r}: a path is needed"
+    elif not os.path.exists(os.path.expanduser(path)):
+        yield f"{where}: no such file or folder: {path}"
+
+
+def _nearest(name: Any, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(str(name), sorted(known), n=1)
+    return f" (nearest known: {match[0]})" if match else ""
+
+
+def _is_in(registry: Registry | dict[str, Any], name: Any) -> bool:
+    return isinstance(name, str) and name in registry
+
+
+def _is_number(value: Any, minimum: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= minimum

@@ -1,0 +1,32 @@
+"""The one place where this project's classes meet BasicSR's registries."""
+
+from __future__ import annotations
+
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+)
+
+from rescale_arch import AIDN
+from rescale_data.hr_dataset import HRImageDataset
+from rescale_model.aidn_model import AIDNModel
+
+_REGISTERED: tuple[tuple[Registry, tuple[type, ...]], ...] = (
+    (ARCH_REGISTRY, (AIDN,)),
+    (DATASET_REGISTRY, (HRImageDataset,)),
+    (MODEL_REGISTRY, (AIDNModel,)),
+)
+
+
+def register() -> None:
+    """Registers networks, data sets, models, losses and metrics with BasicSR; again does nothing.
+
+    Raises:
+        AssertionError: another package has registered a class under the same name.
+    """
+    for registry, classes in _REGISTERED:
+        for cls in classes:
+            if cls.__name__ not in registry or registry.get(cls.__name__) is not cls:
+                registry.register(cls)

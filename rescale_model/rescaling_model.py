@@ -1,0 +1,393 @@
+"""What all rescaling models share: loading, saving, precision, validation of LR and HR images."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import rescale_compat  # noqa: F401  first: it lets basicsr import
+
+import torch
+import torch.distributed as dist
+from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rescale_arch.memory_format import channels_last
+from rescale_arch.official_weights import canonical_weights, load_strictly
+from rescale_data.image_file import write_file
+from rescale_data.weight_file import fingerprint, read_weights
+from rescale_model.evaluation import Evaluation, Judged
+
+PRECISIONS = ("fp32", "bf16")
+
+
+class RescalingModel(SRModel, ABC):
+    """BasicSR's ``SRModel`` for networks that make their LR image themselves.
+
+    A subclass trains (:meth:`build_losses`, :meth:`losses`) and says what validation is to judge
+    (:meth:`validation_cases`, :meth:`round_trip`). Batches hold ``gt`` alone.
+
+    Options beyond BasicSR's:
+        ``train: precision`` and ``val: precision`` -- fp32 (default) or bf16 (autocast);
+        ``sync_bn: true`` -- batch statistics over all ranks (GPU only);
+        ``train: optim_g: type`` -- any optimiser of ``torch.optim``;
+        ``val:`` -- see :class:`rescale_model.evaluation.Evaluation`.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt["dist"]:
+            # without a manual_seed every rank has drawn its own
+            seed = [opt["manual_seed"]]
+            dist.broadcast_object_list(seed, src=0)
+            opt["manual_seed"] = seed[0]
+        if opt["num_gpu"] and not torch.cuda.is_available():
+            raise ValueError(
+                f"option num_gpu is {opt['num_gpu']}, but PyTorch finds no GPU: use auto or 0"
+            )
+        super().__init__(opt)
+        self.evaluation = None
+        if opt.get("val"):
+            self.evaluation = Evaluation(opt["val"])
+            self.validation_cases()  # a wrong option is told now, not at the first validation
+
+    # training ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_losses(self) -> None:
+        """Builds the losses from ``opt['train']``."""
+
+    @abstractmethod
+    def losses(self, current_iter: int) -> dict[str, Tensor]:
+        """The weighted losses of the present batch, which are summed and minimised."""
+
+    def init_training_settings(self) -> None:
+        """Sets up EMA, losses, optimisers and schedulers."""
+        self.net_g.train()
+        train_opt = self.opt["train"]
+        self.ema_decay = train_opt.get("ema_decay", 0)
+        if self.ema_decay > 0:
+            get_root_logger().info(f"Use Exponential Moving Average with decay: {self.ema_decay}")
+            self.net_g_ema = channels_last(build_network(self.opt["network_g"]).to(self.device))
+            self.model_ema(0)  # a partial load leaves the other entries as in net_g
+            path = self.opt["path"].get("pretrain_network_g")
+            if path is not None:
+                strict = self.opt["path"].get("strict_load_g", True)
+                self.load_network(self.net_g_ema, path, strict, "params_ema")
+            self.net_g_ema.eval().requires_grad_(False)
+        self.build_losses()
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def build_loss(self, name: str) -> nn.Module:
+        """Builds the loss of the option ``train: name``.
+
+        Raises:
+            ValueError: the option is missing.
+        """
+        loss_opt = self.opt["train"].get(name)
+        if not loss_opt:
+            raise ValueError(f"option train: {name} is missing: {type(self).__name__} needs it")
+        loss: nn.Module = build_loss(loss_opt).to(self.device)
+        return loss
+
+    def setup_optimizers(self) -> None:
+        """One optimiser over all parameters that are trained."""
+        options = dict(self.opt["train"]["optim_g"])
+        trained = [p for p in self.net_g.parameters() if p.requires_grad]
+        self.optimizer_g = self.get_optimizer(options.pop("type"), trained, **options)
+        self.optimizers.append(self.optimizer_g)
+
+    def get_optimizer(
+        self, optim_type: str, params: list[Tensor], lr: float, **kwargs: Any
+    ) -> torch.optim.Optimizer:
+        """The optimiser of ``torch.optim`` that is called ``optim_type``.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return optimizer_class(optim_type)(params, lr=lr, **kwargs)
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Takes a batch: ``gt``, HR images."""
+        gt = data["gt"].to(self.device, non_blocking=True)
+        self.gt = gt.contiguous(memory_format=torch.channels_last)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One training step."""
+        self.optimizer_g.zero_grad(set_to_none=True)
+        losses = self.losses(current_iter)
+        total: Tensor = sum(losses.values())  # type: ignore[assignment]
+        total.backward()
+        self.optimizer_g.step()
+        self._last_losses = {name: value.detach() for name, value in losses.items()}
+        if self.ema_decay > 0:
+            self.model_ema(self.ema_decay)
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the last step, averaged over the ranks.
+
+        Reckoned when asked for: a GPU would have to wait for it in every step.
+        """
+        log: dict[str, float] = self.reduce_loss_dict(self._last_losses)
+        return log
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Moves the average network towards the trained one; batch statistics are copied."""
+        super().model_ema(decay)
+        net = self.get_bare_model(self.net_g)
+        for average, buffer in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def autocast(self, section: str) -> torch.autocast:
+        """The precision that ``opt[section]`` asks for.
+
+        Raises:
+            ValueError: it is unknown.
+        """
+        precision = self.opt[section].get("precision", "fp32")
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"option {section}: precision is {precision!r}: valid are {', '.join(PRECISIONS)}"
+            )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """Moves ``net`` to the device and wraps it for distributed training, on a CPU as well.
+
+        Raises:
+            ValueError: ``sync_bn`` without a GPU, which PyTorch does not have.
+        """
+        net = channels_last(net.to(self.device))
+        if not self.opt["dist"]:
+            wrapped: nn.Module = super().model_to_device(net)
+            return wrapped
+        on_gpu = self.device.type == "cuda"
+        if self.opt.get("sync_bn"):
+            if not on_gpu:
+                raise ValueError("option sync_bn: synchronised batch norm needs a GPU")
+            net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        return DistributedDataParallel(
+            net,
+            device_ids=[torch.cuda.current_device()] if on_gpu else None,
+            find_unused_parameters=self.opt.get("find_unused_parameters", False),
+        )
+
+    # files ------------------------------------------------------------------------------------
+
+    def load_network(
+        self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
+    ) -> None:
+        """Loads BasicSR's, the authors' or safetensors weights.
+
+        Args:
+            net: the network.
+            load_path: the file.
+            strict: False loads the entries that ``net`` shares with the file and logs the others.
+            param_key: entry of the file; where it has neither ``params`` nor ``params_ema``, those
+                two mean the only weights that it has.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is no checkpoint, or does not fit; the message lists what differs.
+        """
+        net = self.get_bare_model(net)
+        checkpoint = read_weights(load_path)
+        logger = get_root_logger()
+        if param_key in ("params", "params_ema") and param_key not in checkpoint:
+            param_key = None
+        try:
+            weights = canonical_weights(checkpoint, param_key)
+        except ValueError as error:
+            raise ValueError(f"{load_path}: {error}") from None
+        logger.info(f"Loading {type(net).__name__} from {load_path}, key {param_key or 'found'}.")
+        if not strict:
+            own = net.state_dict()
+            shared = {
+                name: value
+                for name, value in weights.items()
+                if name in own and own[name].shape == value.shape
+            }
+            if not shared:
+                raise ValueError(f"{load_path} shares no entry with {type(net).__name__}")
+            logger.warning(f"Not in the file: {sorted(own.keys() - shared.keys())}")
+            logger.warning(f"Not loaded from it: {sorted(weights.keys() - shared.keys())}")
+            weights = {**own, **shared}
+        load_strictly(net, weights, load_path)
+
+    @master_only
+    def save_network(
+        self,
+        net: nn.Module | list[nn.Module],
+        net_label: str,
+        current_iter: int,
+        param_key: str | list[str] = "params",
+    ) -> None:
+        """Saves as BasicSR does, whole or not at all, and the network's keywords as ``config``.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        nets = net if isinstance(net, list) else [net]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        options = self.opt[net_label.replace("net_", "network_")]
+        checkpoint: dict[str, Any] = {
+            "config": {key: value for key, value in options.items() if key != "type"}
+        }
+        for key, module in zip(keys, nets, strict=True):
+            state = self.get_bare_model(module).state_dict()
+            checkpoint[key] = {name: value.cpu() for name, value in state.items()}
+        label = "latest" if current_iter == -1 else current_iter
+        _save(checkpoint, os.path.join(self.opt["path"]["models"], f"{net_label}_{label}.pth"))
+
+    @master_only
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Saves what resuming needs, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if current_iter == -1:
+            return
+        state = {
+            "epoch": epoch,
+            "iter": current_iter,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        }
+        _save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+
+    # validation -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def validation_cases(self) -> dict[str, Any]:
+        """What every image is validated at: a label for files and tables, and its meaning."""
+
+    @abstractmethod
+    def round_trip(self, net: nn.Module, name: str, gt: Tensor, case: Any) -> dict[str, Judged]:
+        """Downscales and restores one image.
+
+        Args:
+            net: the network, in evaluation mode.
+            name: of the image, for messages.
+            gt: (1, 3, H, W).
+            case: a value of :meth:`validation_cases`.
+
+        Returns:
+            Images under the names that ``val: metrics: ..: image`` takes: ``lr``, ``hr`` and
+            ``bicubic``.
+        """
+
+    def validation(
+        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False
+    ) -> None:
+        """Validates every image of the data set at every case; the ranks share the images out."""
+        if self.evaluation is None:
+            raise ValueError("option val is missing")
+        dataset = dataloader.dataset
+        name = dataset.opt["name"]
+        if self.opt["dist"]:
+            self._share_buffers()
+        with self._evaluation_net() as net:
+            self.fingerprint = fingerprint(net.state_dict())
+            rows = self.evaluation.run(
+                dataset,
+                self.validation_cases(),
+                lambda label, gt, case: self.round_trip(net, label, gt.to(self.device), case),
+                rank=self.opt["rank"],
+                world_size=self.opt["world_size"],
+                folder=self._picture_folder(name) if save_img else None,
+                tag=f"_{current_iter}" if self.is_train else "",
+            )
+        if self.opt["dist"]:
+            gathered: list[Any] = [None] * self.opt["world_size"]
+            dist.all_gather_object(gathered, rows)
+            rows = [row for part in gathered for row in part]
+        if self.opt["rank"] == 0:
+            self._report(name, rows, current_iter, tb_logger)
+
+    def _share_buffers(self) -> None:
+        """Batch statistics as on rank 0, which saves them: the others' are of their own batches."""
+        nets = [self.get_bare_model(self.net_g)]
+        if hasattr(self, "net_g_ema"):
+            nets.append(self.net_g_ema)
+        for net in nets:
+            for buffer in net.buffers():
+                dist.broadcast(buffer, src=0)
+
+    @contextmanager
+    def _evaluation_net(self) -> Iterator[nn.Module]:
+        net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
+        was_training = net.training
+        net.eval()
+        try:
+            with torch.inference_mode(), self.autocast("val"):
+                yield net
+        finally:
+            net.train(was_training)
+
+    def _picture_folder(self, dataset_name: str) -> str:
+        return os.path.join(self.opt["path"]["visualization"], dataset_name)
+
+    def _report(
+        self, dataset: str, rows: list[dict[str, Any]], current_iter: int | str, tb_logger: Any
+    ) -> None:
+        """Writes table, CSV and JSON, and keeps track of the best figures."""
+        assert self.evaluation is not None
+        if not self.evaluation.metrics:
+            return
+        means = self.evaluation.means(rows)
+        self.metric_results = {
+            f"{metric}_{case}": value
+            for case, values in means.items()
+            for metric, value in values.items()
+        }
+        best = self.best_metric_results = getattr(self, "best_metric_results", {})
+        if dataset not in best:
+            best[dataset] = {
+                f"{metric}_{case}": {
+                    "better": options["better"],
+                    "val": float("-inf" if options["better"] == "higher" else "inf"),
+                    "iter": -1,
+                }
+                for case in means
+                for metric, options in self.evaluation.metrics.items()
+            }
+        for metric, value in self.metric_results.items():
+            self._update_best_metric_result(dataset, metric, value, current_iter)
+            if tb_logger:
+                tb_logger.add_scalar(f"metrics/{dataset}/{metric}", value, current_iter)
+        logger: logging.Logger = get_root_logger()
+        logger.info(
+            f"Validation {dataset}, {self.evaluation.protocol} protocol\n"
+            + self.evaluation.table(means, best[dataset] if self.is_train else None)
+        )
+        tag = f"_{current_iter}" if self.is_train else ""
+        self.evaluation.write(self._picture_folder(dataset), f"metrics{tag}", rows, means)
+
+
+def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """The optimiser of ``torch.optim`` that is called ``name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    cls = getattr(torch.optim, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise ValueError(f"option optim_g: type: torch.optim has no optimiser {name!r}")
+    return cls
+
+
+def _save(content: Mapping[str, Any], path: str) -> None:
+    buffer = io.BytesIO()  # torch.save itself tells of a full disk without the system's reason
+    torch.save(content, buffer)
+    write_file(path, buffer.getvalue())

@@ -1,0 +1,54 @@
+"""What every test shares: few threads, fixed seeds, and some real pictures."""
+
+import os
+import random
+
+# Workers share the cores. Torch reads this when it is imported; child processes inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# Another profile: pytest --hypothesis-profile=default
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four small PNG pictures, RGB and 8-bit, of even, odd and uneven sizes.
+
+    Session-wide: copy it before writing into it.
+    """
+    from PIL import Image
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("pictures")
+    crops = {
+        "astronaut": data.astronaut()[20:116, 160:256],
+        "chelsea": data.chelsea()[60:157, 120:241],
+        "coffee": data.coffee()[150:246, 200:344],
+        "rocket": data.rocket()[100:229, 280:376],
+    }
+    for name, crop in crops.items():
+        Image.fromarray(crop).save(folder / f"{name}.png")
+    return folder

@@ -1,0 +1,381 @@
+import io
+import itertools
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from skimage import data
+
+from rescale_data.image_file import (
+    ImageFileError,
+    LRInfo,
+    decode_image,
+    list_images,
+    read_image,
+    read_info,
+    to_float,
+    write_image,
+)
+
+INFO = LRInfo("aidn", (2.5, 4 / 3), (301, 400), "sha256:0123456789abcdef")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return data.astronaut()[:120, 60:210]
+
+
+def encoded(picture, file_format, mode="RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.convert(mode).save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+MODES = [
+    ("PNG", "L"), ("PNG", "LA"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "1"), ("PNG", "RGB"),
+    ("JPEG", "L"), ("JPEG", "CMYK"), ("JPEG", "RGB"), ("BMP", "P"), ("BMP", "RGB"),
+    ("TIFF", "L"), ("TIFF", "CMYK"), ("TIFF", "RGB"), ("WEBP", "RGB"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file_format", "mode"), MODES)
+def test_every_mode_becomes_rgb_as_pillow_has_it(picture, file_format, mode):
+    content = encoded(picture, file_format, mode)
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+    got = decode_image(content, "x")
+    assert got.dtype == np.uint8
+    assert got.shape == picture.shape
+    # JPEG decoders may differ by a rounding.
+    assert np.abs(got - expected).max() <= (2 if file_format == "JPEG" else 0)
+
+
+def test_transparency_is_dropped_not_blended(picture):
+    image = Image.fromarray(picture).convert("RGBA")
+    image.putalpha(Image.fromarray(picture[..., 0]))
+    assert (decode_image(encoded(image, "PNG", "RGBA"), "x") == picture).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_kept(channels):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (20, 30, channels), dtype=np.uint16)
+    got = decode_image(cv2.imencode(".png", pixels)[1].tobytes(), "x")
+    rgb = pixels.repeat(3, 2) if channels == 1 else pixels[..., 2::-1]
+    assert got.dtype == np.uint16
+    assert (got == rgb).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+def test_pictures_come_upright(picture, file_format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(picture, file_format, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    got = decode_image(content, "x").astype(int)
+    assert got.shape == (upright.height, upright.width, 3)
+    assert np.abs(got - np.asarray(upright)).max() <= 2
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP"])
+def test_the_first_of_several_frames_is_read(picture, file_format):
+    frames = [Image.fromarray(np.rot90(picture, turn)[:100, :100].copy()) for turn in range(3)]
+    buffer = io.BytesIO()
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    frames[0].save(buffer, file_format, save_all=True, append_images=frames[1:], **options)
+    assert (decode_image(buffer.getvalue(), "x") == np.asarray(frames[0])).all()
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"),
+    [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True})],
+)
+@pytest.mark.parametrize("rest", ["cut", "zeros"])
+@pytest.mark.parametrize("part", [0.001, 0.1, 0.6, 0.999])
+def test_a_file_that_stops_too_early_is_an_error(
+    tmp_path, picture, file_format, options, rest, part
+):
+    exif = Image.Exif()
+    thumbnail = encoded(picture[:20, :20], "JPEG")  # brings an end mark of its own
+    exif.get_ifd(0x8769)[0x927C] = thumbnail
+    content = encoded(picture, file_format, exif=exif, **options)
+    length = int(len(content) * part)
+    path = tmp_path / "half.img"
+    path.write_bytes(content[:length] + bytes(len(content) - length) * (rest == "zeros"))
+    with pytest.raises(ImageFileError, match=r"half\.img: .*(truncated|not a picture|cannot)"):
+        read_image(path)
+    if length > 8:
+        with pytest.raises(ImageFileError, match=r"half\.img: .*(truncated|broken)"):
+            read_info(path)
+
+
+def test_a_whole_file_may_go_on_behind_its_end(picture):
+    for file_format in ("PNG", "JPEG"):
+        content = encoded(picture, file_format)
+        whole = decode_image(content, "x")
+        assert (decode_image(content + b"\xff\xda motion picture" * 99, "x") == whole).all()
+
+
+def test_a_flipped_bit_in_a_png_is_an_error(picture):
+    content = bytearray(encoded(picture, "PNG", compress_level=0))
+    content[len(content) // 2] ^= 1
+    with pytest.raises(ImageFileError, match=r"flipped\.png: broken"):
+        decode_image(bytes(content), "flipped.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_what_is_no_picture_is_an_error_that_names_the_file(tmp_path, content):
+    path = tmp_path / "odd.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageFileError, match=r"odd\.png: "):
+        read_image(path)
+
+
+def test_floating_point_pixels_are_refused():
+    content = cv2.imencode(".tiff", np.zeros((4, 4, 3), np.float32))[1].tobytes()
+    with pytest.raises(ImageFileError, match="expected 8 or 16 bit"):
+        decode_image(content, "float.tiff")
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        read_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_to_float_is_exact(dtype):
+    top = np.iinfo(dtype).max
+    values = np.arange(top + 1, dtype=dtype)
+    got = to_float(values)
+    assert got.dtype == np.float32
+    assert got[0] == 0
+    assert got[-1] == 1
+    assert (np.round(got.astype(np.float64) * top) == values).all()
+
+
+def test_to_float_refuses_other_integers():
+    with pytest.raises(ValueError, match="uint8, uint16 or float, not int64"):
+        to_float(np.zeros(3, np.int64))
+
+
+def test_png_keeps_the_pixels(tmp_path, picture):
+    write_image(tmp_path / "a.png", picture[:, ::-1], info=INFO)
+    assert (read_image(tmp_path / "a.png") == picture[:, ::-1]).all()
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_jpeg_quality_and_chroma(tmp_path, picture):
+    sizes = []
+    for quality in (20, None, 100):
+        write_image(tmp_path / "a.jpg", picture, quality=quality)
+        with Image.open(tmp_path / "a.jpg") as image:
+            assert image.layer[0][1:3] == (2, 2)  # luma sampled twice as finely: 4:2:0
+        sizes.append((tmp_path / "a.jpg").stat().st_size)
+    assert sizes == sorted(sizes)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - picture).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG"])
+def test_other_readers_open_a_file_with_info(tmp_path, picture, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_image(path, picture, info=INFO)
+    assert read_info(path) == INFO
+    with Image.open(path) as image:
+        image.load()
+        assert image.size == (150, 120)
+    assert cv2.imread(os.fspath(path)).shape == picture.shape
+
+
+infos = st.builds(
+    LRInfo,
+    st.sampled_from(["aidn"]),
+    st.tuples(*[st.floats(1, 4)] * 2),
+    st.tuples(*[st.integers(1, 10**7)] * 2),
+    st.text(min_size=1, max_size=100),
+)
+
+
+@settings(deadline=None)
+@given(infos, st.sampled_from([".png", ".jpg"]))
+def test_info_comes_back_exactly(tmp_path_factory, info, suffix):
+    path = tmp_path_factory.getbasetemp() / f"info{suffix}"
+    write_image(path, np.zeros((2, 3, 3), np.uint8), info=info)
+    assert read_info(path) == info
+
+
+def test_plain_pictures_carry_nothing(tmp_path, picture):
+    for suffix, (file_format, mode) in itertools.product((".png", ".bin"), MODES):
+        path = tmp_path / f"plain{suffix}"
+        path.write_bytes(encoded(picture, file_format, mode))
+        assert read_info(path) is None
+
+
+def test_comments_of_others_do_not_hide_the_info(tmp_path, picture):
+    path = tmp_path / "a.jpg"
+    write_image(path, picture, info=INFO)
+    content = path.read_bytes()
+    comment = b"made by another tool"
+    segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
+    table = content.index(b"\xff\xdb")
+    path.write_bytes(content[:table] + segment + content[table:])
+    assert read_info(path) == INFO
+    path.write_bytes(content[:2] + segment + content[2:])
+    assert read_info(path) == INFO
+
+
+def test_a_chunk_behind_the_pixels_is_found(tmp_path, picture):
+    path = tmp_path / "a.png"
+    write_image(path, picture)
+    content = path.read_bytes()
+    chunk = b"tEXtrescale\0" + INFO.to_json().encode()
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(content[:-12] + chunk + content[-12:])
+    assert read_info(path) == INFO
+
+
+GOOD = json.loads(INFO.to_json())
+MALFORMED = [
+    {"scale": [0.99, 2]},
+    {"scale": [2, 4.01]},
+    {"scale": [float("nan"), 2]},
+    {"scale": [float("inf"), 2]},
+    {"scale": [10**400, 2]},
+    {"scale": [2]},
+    {"scale": "22"},
+    {"scale": [True, 2]},
+    {"scale": 2},
+    {"network": "other", "scale": [0.5, 2]},
+    {"size": [0, 5]},
+    {"size": [5, -5]},
+    {"size": [5.0, 5]},
+    {"size": [True, 5]},
+    {"size": None},
+    {"network": ""},
+    {"network": ["aidn"]},
+    {"weights": None},
+    {"version": 2},
+    {"more": 1},
+]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(
+    "text",
+    [json.dumps(GOOD | change) for change in MALFORMED]
+    + ["", "no json", "[]", "null", "{}", "[" * 20_000, "__import__('os').abort()"],
+    ids=lambda text: text[:60],
+)
+def test_malformed_info_is_an_error_that_names_the_file(tmp_path, text, suffix):
+    path = tmp_path / f"bad{suffix}"
+    image = Image.new("RGB", (4, 4))
+    if suffix == ".png":
+        content = bytearray(encoded(image, "PNG"))
+        chunk = b"tEXtrescale\0" + text.encode()
+        chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        content[33:33] = chunk
+        path.write_bytes(content)
+    else:
+        image.save(path, comment=f"rescale:{text}")
+    with pytest.raises(ValueError, match=r"bad\.(png|jpg): malformed rescale info: "):
+        read_info(path)
+
+
+@settings(max_examples=25, deadline=None)  # a damaged length makes a decoder ask for memory
+@given(st.binary(max_size=300), st.sampled_from(["PNG", "JPEG"]), st.floats(0, 1))
+def test_garbage_is_read_or_refused_but_never_worse(tmp_path_factory, noise, file_format, place):
+    content = bytearray(encoded(np.zeros((9, 9, 3), np.uint8), file_format))
+    start = int(place * len(content))
+    content[start : start + len(noise)] = noise
+    path = tmp_path_factory.getbasetemp() / "noise"
+    path.write_bytes(content)
+    for read in (read_image, read_info):
+        try:
+            read(path)
+        except (ImageFileError, ValueError) as error:
+            assert "noise: " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "options", "message"),
+    [
+        ("a.webp", np.zeros((2, 2, 3), np.uint8), {}, r"a\.webp: suffix must be \.png"),
+        ("a.png", np.zeros((2, 2, 3)), {}, r"a\.png: image must be \(H, W, 3\) uint8"),
+        ("a.png", np.zeros((2, 2), np.uint8), {}, r"a\.png: image must be"),
+        ("a.png", np.zeros((0, 2, 3), np.uint8), {}, r"a\.png: image must be"),
+        ("a.png", np.zeros((2, 2, 3), np.uint8), {"quality": 90}, r"a\.png: a quality is for"),
+        ("a.jpg", np.zeros((2, 2, 3), np.uint8), {"quality": 0}, r"a\.jpg: quality must be from"),
+    ],
+)
+def test_what_cannot_be_written(tmp_path, name, image, options, message):
+    with pytest.raises(ValueError, match=message):
+        write_image(tmp_path / name, image, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none/a\.png"):
+        write_image(tmp_path / "none" / "a.png", np.zeros((2, 2, 3), np.uint8))
+
+
+def test_a_full_disk_leaves_the_older_file_as_it_was(tmp_path):
+    path = tmp_path / "a.png"
+    write_image(path, np.zeros((2, 2, 3), np.uint8))
+    before = path.read_bytes()
+    code = (
+        "import resource, signal, sys, numpy\n"
+        "from rescale_data.image_file import write_image\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "noise = numpy.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=numpy.uint8)\n"
+        "write_image(sys.argv[1], noise)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=False
+    )
+    last = result.stderr.strip().splitlines()[-1]
+    assert last == f"OSError: [Errno 27] File too large: '{path}'"
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_pictures_over_pillows_limit_are_read_and_written(tmp_path, monkeypatch, picture):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for name in ("a.png", "a.jpg"):
+        write_image(tmp_path / name, picture, info=INFO)
+        assert read_info(tmp_path / name) == INFO
+        assert read_image(tmp_path / name).shape == picture.shape
+
+
+def test_list_images(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("b.PNG", "a b.jpg", ".hidden.png", "notes.txt", "sub/c.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub" / "round").symlink_to(tmp_path)
+
+    def names(**options) -> list[str]:
+        return [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, **options)]
+
+    assert names() == ["a b.jpg", "b.PNG"]
+    assert names(recursive=True) == ["a b.jpg", "b.PNG", "sub/c.webp"]
+    with pytest.raises(FileNotFoundError, match="none"):
+        list_images(tmp_path / "none")
+    with pytest.raises(NotADirectoryError, match="notes"):
+        list_images(Path(tmp_path, "notes.txt"))
+
+
+def test_reading_pictures_needs_neither_torch_nor_basicsr():
+    code = "import sys, rescale_data.image_file; print(*{'torch', 'basicsr'} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == ""

@@ -1,0 +1,297 @@
+"""Option files are checked before anything runs, and all that is wrong with one is told at once."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from training import PLUGIN, changed, test_options, train_options, write_options
+
+import rescale_model  # noqa: F401  registers
+from rescale_model.options import check_options, read_options
+
+OPTION_FILES = sorted((Path(__file__).parents[1] / "options").glob("*/*.yml"))
+Check = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("places")
+    (folder / "train.lmdb").mkdir()
+    (folder / "weights.pth").touch()
+    return folder, folder / "weights.pth"
+
+
+@pytest.fixture(scope="module")
+def train(places: tuple[Path, Path]) -> dict[str, Any]:
+    folder, weights = places
+    options = train_options(folder / "train.lmdb", folder)
+    return changed(
+        options,
+        {"path: pretrain_network_g": str(weights), "logger: wandb": {"project": None}},
+    )
+
+
+@pytest.fixture(scope="module")
+def test(places: tuple[Path, Path]) -> dict[str, Any]:
+    return test_options(*places)
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    def run(options: dict[str, Any], is_train: bool = True, forced: tuple[str, ...] = ()) -> None:
+        path = write_options(tmp_path / "options.yml", options)
+        check_options(str(path), is_train=is_train, forced=forced)
+
+    return run
+
+
+def test_valid_options_pass(train: dict[str, Any], test: dict[str, Any], check: Check) -> None:
+    check(train)
+    check(test, is_train=False)
+    check(changed(train, {"val": None}))
+    check(changed(train, {"train: scales": ..., "manual_seed": None, "train: total_iter": 5e5}))
+
+
+@pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_shipped_options_lack_nothing_but_the_data(path: Path, tmp_path: Path) -> None:
+    options = read_options(str(path))
+    assert options["plugin"] == "rescale_model.register"
+    for dataset in options["datasets"].values():
+        dataset["dataroot_gt"] = str(tmp_path)
+    if options["path"]["pretrain_network_g"]:
+        options["path"]["pretrain_network_g"] = str(tmp_path)
+    check_options(
+        str(write_options(tmp_path / path.name, changed(options, {"plugin": ...}))),
+        is_train=path.parent.name == "train",
+    )
+
+
+def test_there_are_options_for_training_and_for_testing() -> None:
+    assert {path.parent.name for path in OPTION_FILES} == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "wrong"),
+    [
+        ("", "manual_seed", "manual_sed"),
+        ("datasets: train: ", "gt_size", "gt_siz"),
+        ("datasets: train: ", "use_hflip", "use_flip"),
+        ("datasets: val: ", "dataroot_gt", "dataroot_tg"),
+        ("network_g: ", "num_feat", "num_feats"),
+        ("path: ", "pretrain_network_g", "pretrained_network_g"),
+        ("train: ", "ema_decay", "ema_dekay"),
+        ("train: optim_g: ", "betas", "beta"),
+        ("train: scheduler: ", "gamma", "gama"),
+        ("train: scales: ", "integer_iter", "integer_iters"),
+        ("val: ", "val_freq", "val_frequ"),
+        ("val: ", "metrics", "metric"),
+        ("val: metrics: psnr_y: ", "test_y_channel", "test_y_chanel"),
+        ("val: metrics: lr_psnr: ", "image", "imag"),
+        ("logger: ", "print_freq", "print_frek"),
+        ("logger: wandb: ", "project", "projekt"),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest(
+    train: dict[str, Any], check: Check, section: str, key: str, wrong: str
+) -> None:
+    value: Any = train
+    for name in f"{section}{key}".split(": "):
+        value = value[name]
+    with pytest.raises(ValueError) as caught:
+        check(changed(train, {f"{section}{key}": ..., f"{section}{wrong}": value}))
+    assert f"{section}{wrong} is unknown (nearest known: {key})" in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["pixel_opt", "guide_opt"])
+def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str) -> None:
+    with pytest.raises(ValueError, match=rf"{loss}: loss_wait is unknown .*loss_weight"):
+        check(changed(train, {f"train: {loss}: loss_wait": 1}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "AIDNModell"}, r"model_type 'AIDNModell' .*AIDNModel\)"),
+        ({"network_g: type": "AIDNN"}, r"network_g: type 'AIDNN' is unknown .*AIDN\)"),
+        ({"network_g: type": ...}, "network_g: type None is unknown"),
+        ({"datasets: train: type": "HRDataset"}, "datasets: train: type 'HRDataset'"),
+        ({"datasets: train": ...}, "datasets: train is missing"),
+        ({"datasets: tarin": {"name": "a", "type": "HRImageDataset"}}, "datasets: tarin"),
+        ({"datasets: test": {"name": "a", "type": "HRImageDataset"}}, "datasets: test: valid"),
+        ({"datasets: train: name": ...}, "datasets: train: name is missing"),
+        ({"datasets: train: batch_size_per_gpu": 0}, "batch_size_per_gpu is 0"),
+        ({"datasets: train: num_worker_per_gpu": ...}, "num_worker_per_gpu is missing"),
+        ({"datasets: train: dataroot_gt": "/no/where.lmdb"}, "folder: /no/where.lmdb"),
+        ({"datasets: train: meta_info_file": "/no/list.txt"}, "folder: /no/list.txt"),
+        ({"path: resume_state": "/no/5.state"}, "path: resume_state: .* /no/5.state"),
+        ({"path: pretrain_network_g": 5}, "path: pretrain_network_g is 5"),
+        ({"train: pixel_opt: type": "L2Loss"}, r"pixel_opt: type 'L2Loss' .*L1Loss\)"),
+        ({"train: optim_g: type": "Adamm"}, "no optimiser 'Adamm'"),
+        ({"train: optim_g: lr": ...}, "train: optim_g: lr is missing"),
+        ({"train: optim_g: lr": "1e-4"}, "train: optim_g: lr is text .*!!float 1e-4"),
+        ({"train: optim_g: betas": [0.9, "1e-1"]}, "betas: 1 is text"),
+        ({"train: scheduler: type": "Cosine"}, "scheduler: type 'Cosine' is unknown"),
+        ({"train: scheduler: milestones": ...}, "scheduler: milestones is missing"),
+        ({"train: scales: low": 0.5}, "train: scales: .*low 0.5"),
+        ({"train: scales: step": "fine"}, "train: scales: "),
+        ({"train: total_iter": "many"}, "train: total_iter is 'many'"),
+        ({"val: scales": 2.5}, "val: scales is 2.5: a list"),
+        ({"val: scales": [2, 9]}, "val: scales: scale 9"),
+        ({"val: scales": [None]}, "val: scales: "),
+        ({"val: protocol": "16bit"}, "val: protocol is '16bit'"),
+        ({"val: lr_format": "webp"}, "val: lr_format is 'webp'"),
+        ({"val: lr_quality": 0}, "val: lr_quality is 0"),
+        ({"val: lr_quality": "high"}, "val: lr_quality is 'high'"),
+        ({"val: metrics: psnr_y: image": "sr"}, "psnr_y: image is 'sr'.* hr, lr, bicubic"),
+        ({"val: metrics: psnr_y: better": "more"}, "psnr_y: better is 'more'"),
+        ({"val: metrics: psnr_y: type": "psnr"}, "psnr_y: type 'psnr' is unknown"),
+        ({"val: save_img": ...}, "val: save_img is missing"),
+        ({"logger: use_tb_logger": ...}, "logger: use_tb_logger is missing"),
+        ({"logger: print_freq": True}, "logger: print_freq is True"),
+        ({"num_gpu": "all"}, "num_gpu is 'all'"),
+        ({"name": 2024}, "name is 2024"),
+        ({"logger": ...}, "logger is missing"),
+        ({"path": None}, "path is not a mapping"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    train: dict[str, Any], check: Check, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        check(changed(train, changes))
+    assert "\n" not in str(caught.value)
+    assert "options.yml: " in str(caught.value)
+
+
+def test_testing_needs_weights(test: dict[str, Any], check: Check) -> None:
+    with pytest.raises(ValueError, match="pretrain_network_g is missing"):
+        check(changed(test, {"path: pretrain_network_g": None}), is_train=False)
+    with pytest.raises(ValueError, match="datasets: train: valid names are test"):
+        datasets = {"train": test["datasets"]["test_1"]}
+        check(changed(test, {"datasets": datasets}), is_train=False)
+
+
+def test_all_problems_are_told_at_once(train: dict[str, Any], check: Check) -> None:
+    wrong = {"val: protokol": "8bit", "train: scales: hihg": 3, "network_g: type": "AIND"}
+    with pytest.raises(ValueError) as caught:
+        check(changed(train, wrong))
+    assert len(str(caught.value).split("; ")) == len(wrong)
+    for name in ("protokol", "hihg", "AIND"):
+        assert name in str(caught.value)
+
+
+def test_models_of_others_are_left_alone(train: dict[str, Any], check: Check) -> None:
+    check(changed(train, {"model_type": "SRModel", "train: perceptual_opt": {}}))
+
+
+@pytest.mark.parametrize(
+    ("forced", "message"),
+    [
+        ("train:totl_iter=5", "train: totl_iter is unknown (nearest known: total_iter)"),
+        ("trian:total_iter=5", "--force_yml trian:total_iter=5: there is no section trian"),
+        ("train:total_iter:x=5", "there is no section train:total_iter"),
+        ("train:total_iter", "--force_yml train:total_iter: "),
+        ("name=a=b", "--force_yml name=a=b: "),
+        ("val:scales=[1.5,", "--force_yml val:scales=[1.5,: "),
+        ("val:scales=[9]", "val: scales: scale 9"),
+        ("train:warmup_iter=-1", "train: warmup_iter is text"),  # to BasicSR, too
+    ],
+)
+def test_what_is_forced_is_checked_as_well(
+    train: dict[str, Any], check: Check, forced: str, message: str
+) -> None:
+    check(train, forced=("train:total_iter=5", "val:scales=[1.5, 3]"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(train, forced=(forced,))
+
+
+def test_nothing_of_the_file_is_run(train: dict[str, Any], tmp_path: Path) -> None:
+    witness = tmp_path / "executed"
+    path = tmp_path / "hostile.yml"
+    path.write_text(
+        yaml.safe_dump(train) + f'evil: !!python/object/apply:os.system ["touch {witness}"]\n'
+    )
+    yaml.unsafe_load(path.read_text())
+    assert witness.exists(), "the file does nothing when it is trusted: this test shows nothing"
+    witness.unlink()
+    for reader in (read_options, lambda path: check_options(path, is_train=True)):
+        with pytest.raises(ValueError, match=r"hostile\.yml: .*os\.system"):
+            reader(str(path))
+        assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"- a list", b"", b"name: [open", b"name: \xff\xfe", b"day: 2001-13-01", b"{a: 1}: 2\n? [b]"],
+)
+def test_no_option_file(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd\.yml: "):
+        check_options(str(path), is_train=True)
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        check_options("nowhere.yml", is_train=True)
+
+
+def test_the_plugin_line_is_no_problem(train: dict[str, Any], tmp_path: Path) -> None:
+    path = write_options(tmp_path / "options.yml", train)
+    assert path.read_text().startswith(PLUGIN)
+    assert read_options(str(path)) == {**train, "plugin": "rescale_model.register"}
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 400)
+    | st.floats(allow_nan=True, allow_infinity=True)
+    | st.sampled_from(["", "1e-4", "Adam", "AIDN", "lr", "type", "\0", "/", "~nobody-here"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["type", "name", "lr"]),
+        inner,
+        max_size=3,
+    ),
+    max_leaves=5,
+)
+
+
+def places_in(options: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in options.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from places_in(value, (*above, key))
+
+
+@given(data=st.data())
+def test_whatever_is_wrong_comes_out_as_one_of_two_errors(
+    train: dict[str, Any],
+    test: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+) -> None:
+    is_train = data.draw(st.booleans())
+    options = copy.deepcopy(train if is_train else test)
+    for _ in range(data.draw(st.integers(1, 2))):
+        *above, key = data.draw(st.sampled_from(sorted(places_in(options))))
+        section: Any = options
+        for name in above:
+            section = section[name]
+        if data.draw(st.integers(0, 3)) == 0:
+            section[data.draw(st.sampled_from(["", "typ", "nam", "network_x"]))] = section.pop(key)
+        else:
+            section[key] = data.draw(VALUES)
+    path = write_options(tmp_path_factory.getbasetemp() / "mutated.yml", options)
+    try:
+        check_options(str(path), is_train=is_train)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)

@@ -1,0 +1,357 @@
+"""``rescale train`` and ``rescale test``: whole runs, from an option file to results."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training import changed, command, logged, test, test_options, train, train_options
+from training import write_options as write
+
+from rescale_arch import AIDN
+from rescale_data.image_file import read_info
+from rescale_data.prepare import build_lmdb
+from rescale_data.weight_file import fingerprint
+from rescale_model import runner
+from rescale_model.scale_schedule import ScaleSchedule
+
+Options = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def lmdb(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "train.lmdb"
+    build_lmdb(pictures, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(lmdb: Path, pictures: Path) -> Options:
+    return train_options(lmdb, pictures)
+
+
+@pytest.fixture(scope="module")
+def trained(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that the command made. Copy it before writing into it."""
+    folder = tmp_path_factory.mktemp("trained")
+    with_worker = changed(options, {"datasets: train: num_worker_per_gpu": 1})
+    path = write(folder / "train.yml", with_worker)
+    result = command(folder, "-m", "rescale_app.cli", "train", "-opt", path)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def short(options: Options) -> Options:
+    """A run of four iterations that saves at the second and the fourth."""
+    return changed(
+        options,
+        {
+            "train: total_iter": 4,
+            "train: scheduler: milestones": [3],
+            "logger: save_checkpoint_freq": 2,
+            "val": None,
+        },
+    )
+
+
+# training ---------------------------------------------------------------------------------------
+
+
+def test_results_go_into_the_current_folder(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {"train.yml", "experiments"}
+    experiment = trained / "experiments" / "small"
+    files = {str(path.relative_to(experiment)) for path in experiment.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.endswith(".log")} == {
+        "train.yml",
+        "models/net_g_20.pth",
+        "models/net_g_latest.pth",
+        "training_states/20.state",
+        "visualization/whole/metrics_20.csv",
+        "visualization/whole/metrics_20.json",
+        "visualization/whole/metrics_31.csv",
+        "visualization/whole/metrics_31.json",
+    }
+
+
+def test_a_checkpoint_holds_what_others_need(trained: Path) -> None:
+    for name in ("net_g_20.pth", "net_g_latest.pth"):
+        checkpoint = torch.load(trained / "experiments" / "small" / "models" / name)
+        assert checkpoint.keys() == {"params", "params_ema", "config"}
+        AIDN(**checkpoint["config"]).load_state_dict(checkpoint["params_ema"])
+
+
+def test_losses_go_down_and_the_log_tells_them(trained: Path) -> None:
+    log = logged(trained / "experiments" / "small")
+    assert list(log) == list(range(1, 31))
+    for name in ("l_pix", "l_guide"):
+        values = [entry[name] for entry in log.values()]
+        assert np.mean(values[-8:]) < 0.7 * np.mean(values[:8]), name
+    # the milestone counts steps of the scheduler, of which the first iteration has none
+    assert [log[iteration]["lr"] for iteration in (1, 20, 21, 30)] == [2e-3, 2e-3, 1e-3, 1e-3]
+    schedule = ScaleSchedule(seed=3, integer_iter=2)
+    for iteration, entry in log.items():
+        assert entry["scale"] == pytest.approx(schedule(iteration))
+
+
+def test_the_log_has_the_table_of_every_validation(trained: Path) -> None:
+    experiment = trained / "experiments" / "small"
+    text = next(experiment.glob("train_*.log")).read_text()
+    mean = json.loads((experiment / "visualization" / "whole" / "metrics_20.json").read_text())
+    psnr, lr_psnr = (mean["mean"]["x2.5"][name] for name in ("psnr_y", "lr_psnr"))
+    assert "Validation whole, 8bit protocol" in text
+    row = rf"x2\.5\s+{psnr:.4f} \(best {psnr:.4f} @ 20\)\s+{lr_psnr:.4f} \(best {lr_psnr:.4f} @ 20\)"
+    assert re.search(row, text)
+
+
+def test_debug_has_a_name_and_steps_of_its_own(options: Options, tmp_path: Path) -> None:
+    train(tmp_path, changed(options, {"train: total_iter": 8}), "--debug")
+    experiment = tmp_path / "experiments" / "debug_small"
+    assert list(logged(experiment)) == list(range(1, 9))
+    assert (experiment / "models" / "net_g_8.pth").is_file()
+    assert (experiment / "visualization" / "whole" / "metrics_8.csv").is_file()
+
+
+def test_options_can_be_forced(short: Options, tmp_path: Path) -> None:
+    train(tmp_path, short, "--force_yml", "train:total_iter=2", "name=forced", "train:ema_decay=0")
+    experiment = tmp_path / "experiments" / "forced"
+    assert list(logged(experiment)) == [1, 2]
+    assert torch.load(experiment / "models" / "net_g_2.pth").keys() == {"params", "config"}
+
+
+def test_without_a_seed(short: Options, tmp_path: Path) -> None:
+    train(tmp_path, changed(short, {"manual_seed": ...}))
+    text = next((tmp_path / "experiments" / "small").glob("train_*.log")).read_text()
+    drawn = re.search(r"manual_seed: (\d+)", text)
+    assert drawn
+    log = logged(tmp_path / "experiments" / "small")
+    schedule = ScaleSchedule(seed=int(drawn[1]), integer_iter=2)
+    assert [e["scale"] for e in log.values()] == pytest.approx([schedule(i) for i in log])
+
+
+def test_the_same_seed_gives_the_same_weights(short: Options, tmp_path: Path) -> None:
+    marks = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tmp_path, short | {"name": name, "manual_seed": seed})
+        path = tmp_path / "experiments" / name / "models" / "net_g_latest.pth"
+        marks.append(fingerprint(torch.load(path)["params"]))
+    assert marks[0] == marks[1] != marks[2]
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_small_data_sets_are_trained_to_the_end(
+    short: Options, tmp_path: Path, batch: int
+) -> None:
+    # four pictures: with a batch of three, an epoch is one batch, not the two that it rounds up to
+    changes = {
+        "datasets: train: dataset_enlarge_ratio": 1,
+        "datasets: train: batch_size_per_gpu": batch,
+        "train: total_iter": 13,
+        "logger: save_checkpoint_freq": 13,
+    }
+    train(tmp_path, changed(short, changes))
+    assert list(logged(tmp_path / "experiments" / "small")) == list(range(1, 14))
+
+
+def test_fewer_pictures_than_a_batch(short: Options, tmp_path: Path) -> None:
+    changes = {
+        "datasets: train: dataset_enlarge_ratio": 1,
+        "datasets: train: batch_size_per_gpu": 5,
+    }
+    with pytest.raises(ValueError, match="datasets: train: 4 images are no batch of 5"):
+        train(tmp_path, changed(short, changes))
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+# resuming ---------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(
+    trained: Path, options: Options, tmp_path: Path
+) -> None:
+    whole = logged(trained / "experiments" / "small")
+    copytree(trained / "experiments", tmp_path / "experiments")
+    for log in (tmp_path / "experiments" / "small").glob("train_*.log"):
+        log.unlink()
+    train(tmp_path, options, "--auto_resume")
+    experiment = tmp_path / "experiments" / "small"
+    resumed = logged(experiment)
+    assert list(resumed) == list(range(21, 31))
+    for iteration, entry in resumed.items():
+        assert entry["scale"] == whole[iteration]["scale"]
+        assert entry["lr"] == whole[iteration]["lr"]
+    # the weights went on, too: from new ones the loss would be that of the first iterations
+    first = np.mean([whole[i]["l_pix"] for i in range(1, 5)])
+    assert np.mean([entry["l_pix"] for entry in resumed.values()]) < 0.7 * first
+    text = next(experiment.glob("train_*.log")).read_text()
+    assert "Resuming training from epoch" in text
+    assert "net_g_20.pth, key params_ema" in text
+    state = torch.load(experiment / "training_states" / "20.state")
+    assert {int(entry["step"]) for entry in state["optimizers"][0]["state"].values()} == {20}
+
+
+def test_the_newest_of_several_states_is_found(short: Options, tmp_path: Path) -> None:
+    train(tmp_path, changed(short, {"train: total_iter": 10}))
+    states = tmp_path / "experiments" / "small" / "training_states"
+    assert {path.name for path in states.iterdir()} == {f"{n}.state" for n in (2, 4, 6, 8, 10)}
+    (states / "notes.txt").touch()
+    (states / "latest.state").touch()
+    train(tmp_path, changed(short, {"train: total_iter": 11}), "--auto_resume")
+    logs = (tmp_path / "experiments" / "small").glob("train_*.log")
+    assert any("Resuming training from epoch: 1, iter: 10." in log.read_text() for log in logs)
+
+
+def test_auto_resume_starts_where_there_is_nothing(short: Options, tmp_path: Path) -> None:
+    train(tmp_path, short, "--auto_resume")
+    assert list(logged(tmp_path / "experiments" / "small")) == [1, 2, 3, 4]
+
+
+def test_a_named_state_is_resumed(short: Options, tmp_path: Path) -> None:
+    train(tmp_path, short)
+    experiment = tmp_path / "experiments" / "small"
+    for log in experiment.glob("train_*.log"):
+        log.unlink()
+    state = experiment / "training_states" / "2.state"
+    train(tmp_path, changed(short, {"path: resume_state": str(state)}))
+    assert list(logged(experiment)) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no state", r"4\.state: no checkpoint"),
+        (b"", r"4\.state: no checkpoint"),
+        (None, r"4\.state: no training state, there is no epoch, iter, optimizers, schedulers"),
+    ],
+)
+def test_a_state_that_is_none_is_named(
+    short: Options, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    folder = tmp_path / "experiments" / "small" / "training_states"
+    folder.mkdir(parents=True)
+    if content is None:
+        torch.save({"params": {}}, folder / "4.state")
+    else:
+        (folder / "4.state").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, short, "--auto_resume")
+
+
+# testing ----------------------------------------------------------------------------------------
+
+
+def test_a_test_writes_tables_and_pictures(
+    trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    weights = trained / "experiments" / "small" / "models" / "net_g_latest.pth"
+    folder = test(tmp_path, test_options(pictures, weights))
+    names = [path.stem for path in sorted(pictures.glob("*.png"))]
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows[::2]] == names
+    means = json.loads((folder / "metrics.json").read_text())["mean"]
+    assert means.keys() == {"x2.5", "x1.5x3"}
+    text = next((tmp_path / "results" / "judged").glob("test_*.log")).read_text()
+    for case, values in means.items():
+        assert re.search(rf"{case}\s+{values['psnr_y']:.4f}\s+{values['lr_psnr']:.4f}\n", text)
+    info = read_info(folder / f"{names[0]}_x1.5x3_lr.png")
+    assert info is not None
+    assert info.scale == (1.5, 3.0)
+    assert info.weights == fingerprint(torch.load(weights)["params"])
+
+
+def test_the_average_can_be_tested(
+    trained: Path, pictures: Path, tmp_path: Path, options: Options
+) -> None:
+    """What the last validation of the training judged."""
+    experiment = trained / "experiments" / "small"
+    weights = experiment / "models" / "net_g_latest.pth"
+    changes = {"path: param_key_g": "params_ema", "val: save_img": False}
+    folder = test(tmp_path, changed(test_options(pictures, weights), changes))
+    means = json.loads((folder / "metrics.json").read_text())["mean"]
+    final = experiment / "visualization" / "whole" / "metrics_31.json"
+    assert means["x2.5"] == pytest.approx(json.loads(final.read_text())["mean"]["x2.5"], rel=1e-6)
+
+
+def test_the_lr_files_of_a_test_are_restored_by_another(
+    trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    weights = trained / "experiments" / "small" / "models" / "net_g_latest.pth"
+    options = test_options(pictures, weights)
+    first = test(tmp_path, options)
+    second = test(tmp_path, changed(options, {"name": "again", "val: lr_folder": str(first)}))
+    for name in ("metrics.csv", "metrics.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+# errors -----------------------------------------------------------------------------------------
+
+
+def test_errors_come_before_anything_is_written(options: Options, tmp_path: Path) -> None:
+    wrong: list[tuple[Options, tuple[str, ...], str]] = [
+        (changed(options, {"train: totl_iter": 1}), (), "totl_iter is unknown"),
+        (options, ("--force_yml", "train:totl_iter=1"), "totl_iter is unknown"),
+        (options, ("--force_yml", "no:total_iter=1"), "there is no section no"),
+        (changed(options, {"datasets: val: dataroot_gt": "/gone"}), (), "folder: /gone"),
+    ]
+    for changes, arguments, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            train(tmp_path, changes, *arguments)
+        assert os.listdir(tmp_path) == ["train.yml"]
+
+
+def test_an_lmdb_without_its_list(options: Options, lmdb: Path, tmp_path: Path) -> None:
+    copytree(lmdb, tmp_path / "bare.lmdb")
+    (tmp_path / "bare.lmdb" / "meta_info.txt").unlink()
+    wrong = changed(options, {"datasets: train: dataroot_gt": str(tmp_path / "bare.lmdb")})
+    with pytest.raises(FileNotFoundError, match=r"bare\.lmdb.*meta_info\.txt"):
+        train(tmp_path, wrong)
+
+
+def test_usage_is_basicsrs_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for run in (runner.train, runner.test):
+        with pytest.raises(SystemExit) as caught:
+            run([])
+        assert caught.value.code == 2
+        assert "-opt" in capsys.readouterr().err
+
+
+def test_the_command_tells_an_error_in_a_line(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rescale_app.cli import main
+
+    path = write(tmp_path / "wrong.yml", changed(options, {"vall": {}}))
+    assert main(["train", "-opt", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "wrong.yml: vall is unknown (nearest known: val)" in error
+
+
+def test_basicsr_is_left_as_it_was(short: Options, tmp_path: Path) -> None:
+    import sys
+
+    import basicsr.train
+    import basicsr.utils.options
+
+    def state() -> tuple[list[str], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+        return (
+            sys.argv,
+            basicsr.train.load_resume_state,
+            basicsr.train.create_train_val_dataloader,
+            basicsr.utils.options.init_dist,
+        )
+
+    before = state()
+    train(tmp_path, short)
+    assert state() == before
+    with pytest.raises(ValueError):
+        train(tmp_path, changed(short, {"network_g: num_feat": 12}))
+    assert state() == before
