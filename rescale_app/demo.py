@@ -6,12 +6,14 @@ that everything works, not how good AIDN is.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,16 @@ from rescale_app.picture import comparison_panel
 from rescale_app.rescaler import Rescaler, shipped_weights
 from rescale_data.image_file import read_image, write_image
 
-TRAIN = ("astronaut", "camera", "hubble_deep_field", "immunohistochemistry", "retina", "rocket")
+TRAIN = (
+    "astronaut",
+    "brick",
+    "camera",
+    "coins",
+    "grass",
+    "gravel",
+    "immunohistochemistry",
+    "rocket",
+)
 HELD_OUT = ("chelsea", "coffee")
 PANEL_SCALE = 2.5
 
@@ -29,8 +40,11 @@ OPTIONS = Path(__file__).parents[1] / "options"
 FOLDER = Path("demo")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo in the folder ``demo``.
+
+    Args:
+        argv: ``--iterations N`` trains for so long instead of what the option file says.
 
     Returns:
         0 if the trained network is ahead of bicubic on average at every scale, otherwise 1.
@@ -38,13 +52,17 @@ def main() -> int:
     Raises:
         FileNotFoundError: not run from a checkout of the project.
     """
+    parser = argparse.ArgumentParser(prog="python -m rescale_app.demo")
+    parser.add_argument("--iterations", type=int, metavar="N", help="of training")
+    iterations = parser.parse_args(argv).iterations
     if not OPTIONS.is_dir():
         raise FileNotFoundError(f"{OPTIONS}: the demo runs from a checkout of the project")
     start = time.perf_counter()
     _make_data_set()
     for left_over in ("experiments/aidn_demo", "results/aidn_demo"):
         shutil.rmtree(FOLDER / left_over, ignore_errors=True)
-    _rescale("train", "-opt", str(OPTIONS / "train" / "aidn_demo.yml"))
+    force = ["--force_yml", f"train:total_iter={iterations}"] if iterations else []
+    _rescale("train", "-opt", str(OPTIONS / "train" / "aidn_demo.yml"), *force)
     trained = Path("experiments/aidn_demo/models/net_g_latest.pth")
     _rescale("test", "-opt", str(OPTIONS / "test" / "aidn_demo.yml"))
     results = FOLDER / "results" / "aidn_demo" / "visualization" / "scikit-image" / "metrics.json"

@@ -295,6 +295,8 @@ class RescalingModel(SRModel, ABC):
             raise ValueError("option val is missing")
         dataset = dataloader.dataset
         name = dataset.opt["name"]
+        if self.is_train:  # BasicSR counts on when the last iteration is over
+            current_iter = min(int(current_iter), int(self.opt["train"]["total_iter"]))
         if self.opt["dist"]:
             self._share_buffers()
         with self._evaluation_net() as net:

@@ -353,15 +353,17 @@ def test_the_best_is_kept_in_either_direction(
 
 def test_tensorboard_gets_every_mean(options: dict[str, Any], tmp_path: Path) -> None:
     class Board:
-        values: dict[tuple[str, int], float] = {}
+        def __init__(self) -> None:
+            self.values: dict[tuple[str, int], float] = {}
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             self.values[name, step] = value
 
     model = AIDNModel(model_options(options, tmp_path, is_train=False))
     dataset = HRImageDataset(model.opt["datasets"]["test_1"])
-    model.validation(SimpleNamespace(dataset=dataset), 7, Board())
-    assert Board.values == {
+    board = Board()
+    model.validation(SimpleNamespace(dataset=dataset), 7, board)
+    assert board.values == {
         (f"metrics/whole/{name}", 7): value for name, value in model.metric_results.items()
     }
 

@@ -254,11 +254,16 @@ VALUES = st.recursive(
     | st.integers(-3, 400)
     | st.floats(allow_nan=True, allow_infinity=True)
     | st.sampled_from(["", "1e-4", "Adam", "AIDN", "lr", "type", "\0", "/", "~nobody-here"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["type", "name", "lr"]),
-        inner,
-        max_size=3,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.none()
+            | st.booleans()
+            | st.integers(-2, 2)
+            | st.sampled_from(["type", "name", "lr"]),
+            inner,
+            max_size=3,
+        )
     ),
     max_leaves=5,
 )
@@ -281,7 +286,7 @@ def test_whatever_is_wrong_comes_out_as_one_of_two_errors(
     is_train = data.draw(st.booleans())
     options = copy.deepcopy(train if is_train else test)
     for _ in range(data.draw(st.integers(1, 2))):
-        *above, key = data.draw(st.sampled_from(sorted(places_in(options))))
+        *above, key = data.draw(st.sampled_from(sorted(places_in(options), key=str)))
         section: Any = options
         for name in above:
             section = section[name]

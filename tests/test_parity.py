@@ -53,6 +53,7 @@ def test_outputs(networks: dict[str, AIDN], name: str, number: int) -> None:
     lr = net.downscale(hr, scale)
     expected_lr = torch.from_numpy(expected[f"lr{number}"])
     torch.testing.assert_close(lr, expected_lr, rtol=0, atol=2e-6)
+    assert torch.equal(lr, net.downscale(hr, (scale, scale)))
     restored = net.upscale(quantize(expected_lr), scale, size=(hr.shape[-2], hr.shape[-1]))
     torch.testing.assert_close(
         restored, torch.from_numpy(expected[f"sr{number}"]), rtol=0, atol=2e-6

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import rescale_compat  # noqa: F401  first: it lets basicsr import
+
 import yaml
 from basicsr.utils import logger as basicsr_logger
 
 from rescale_model import runner
 
 PLUGIN = "plugin: !!python/name:rescale_model.register\n"
-NETWORK = {"type": "AIDN", "num_feat": 8, "num_block": 2, "adapt_interval": 1}
+NETWORK: dict[str, Any] = {"type": "AIDN", "num_feat": 8, "num_block": 2, "adapt_interval": 1}
 METRICS = {
     "psnr_y": {"type": "calculate_psnr", "test_y_channel": True},
     "lr_psnr": {"type": "calculate_psnr", "image": "lr"},
@@ -108,7 +109,11 @@ def test_options(pictures: Path, weights: Path, **top: Any) -> dict[str, Any]:
             }
         },
         "network_g": dict(NETWORK),
-        "path": {"pretrain_network_g": str(weights), "strict_load_g": True, "param_key_g": "params"},
+        "path": {
+            "pretrain_network_g": str(weights),
+            "strict_load_g": True,
+            "param_key_g": "params",
+        },
         "val": {
             "save_img": True,
             "scales": [2.5, [1.5, 3]],

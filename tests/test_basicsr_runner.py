@@ -1,0 +1,69 @@
+"""BasicSR's own scripts, unmodified, from a copy of the installed package."""
+
+import csv
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+from training import changed, command, logged, test_options, train_options, write_options
+
+from rescale_data.image_file import read_info
+from rescale_data.prepare import build_lmdb
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pictures: Path) -> Path:
+    """A folder with a copy of BasicSR and an LMDB in it, and nothing else."""
+    spec = find_spec("basicsr")
+    assert spec is not None and spec.submodule_search_locations
+    copytree(spec.submodule_search_locations[0], tmp_path / "basicsr")
+    build_lmdb(pictures, tmp_path / "train.lmdb")
+    return tmp_path
+
+
+def test_its_scripts_train_and_test_and_the_command_goes_on(folder: Path, pictures: Path) -> None:
+    options = changed(
+        train_options(folder / "train.lmdb", pictures),
+        {"train: total_iter": 8, "logger: save_checkpoint_freq": 4, "val: val_freq": 4},
+    )
+    experiment = folder / "experiments" / "small"
+
+    path = write_options(folder / "train.yml", options)
+    result = command(folder, "basicsr/train.py", "-opt", path)
+    assert result.returncode == 0, result.stderr
+    log = logged(experiment)
+    assert list(log) == list(range(1, 9))
+    for name in ("l_pix", "l_guide"):
+        assert log[8][name] < log[1][name]
+    weights = experiment / "models" / "net_g_latest.pth"
+    assert torch.load(weights).keys() == {"params", "params_ema", "config"}
+
+    tests = test_options(pictures, weights)
+    path = write_options(folder / "test.yml", tests)
+    result = command(folder, "basicsr/test.py", "-opt", path)
+    assert result.returncode == 0, result.stderr
+    results = folder / "results" / "judged"
+    judged = results / "visualization" / "whole"
+    means = json.loads((judged / "metrics.json").read_text())["mean"]
+    assert means.keys() == {"x2.5", "x1.5x3"}
+    assert len(list(csv.reader((judged / "metrics.csv").open(newline="")))) == 1 + 2 * 4
+    assert "Validation whole, 8bit protocol" in next(results.glob("test_*.log")).read_text()
+    assert read_info(judged / "coffee_x2.5_lr.png") is not None
+    assert (judged / "coffee_x2.5_hr.png").is_file()
+
+    longer = changed(options, {"train: total_iter": 12})
+    path = write_options(folder / "train.yml", longer)
+    result = command(folder, "-m", "rescale_app.cli", "train", "-opt", path, "--auto_resume")
+    assert result.returncode == 0, result.stderr
+    logs = sorted(experiment.glob("train_*.log"), key=lambda path: path.stat().st_mtime)
+    assert len(logs) == 2
+    assert "iter: 8." in logs[1].read_text()
+    assert list(logged(experiment)) == list(range(1, 13))
+    state = torch.load(experiment / "training_states" / "12.state")
+    assert {int(entry["step"]) for entry in state["optimizers"][0]["state"].values()} == {12}
+    assert state["schedulers"][0]["last_epoch"] == 11
