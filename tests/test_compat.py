@@ -7,9 +7,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
 import rescale_compat
+
+import pytest
 
 ROOT = Path(rescale_compat.__file__).parents[1]
 
