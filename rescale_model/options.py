@@ -183,6 +183,10 @@ def _dataset_problems(where: str, dataset: dict[Any, Any], trains: bool) -> Iter
         yield from _unknown(where, dataset, known)
     for key in ("dataroot_gt", "meta_info_file"):
         yield from _missing_path(where + key, dataset.get(key))
+    root = dataset.get("dataroot_gt")
+    if isinstance(root, str) and root.endswith(".lmdb") and os.path.isdir(root):
+        for file in ("data.mdb", "meta_info.txt"):
+            yield from _missing_path(f"{where}dataroot_gt", os.path.join(root, file))
 
 
 def _path_problems(path: Any, is_train: bool) -> Iterator[str]:

@@ -23,6 +23,8 @@ Check = Callable[..., None]
 def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("places")
     (folder / "train.lmdb").mkdir()
+    for name in ("data.mdb", "meta_info.txt"):
+        (folder / "train.lmdb" / name).touch()
     (folder / "weights.pth").touch()
     return folder, folder / "weights.pth"
 
@@ -70,6 +72,17 @@ def test_shipped_options_lack_nothing_but_the_data(path: Path, tmp_path: Path) -
         str(write_options(tmp_path / path.name, changed(options, {"plugin": ...}))),
         is_train=path.parent.name == "train",
     )
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "meta_info.txt"])
+def test_half_an_lmdb_is_named(
+    name: str, train: dict[str, Any], check: Check, tmp_path: Path
+) -> None:
+    (tmp_path / "half.lmdb").mkdir()
+    (tmp_path / "half.lmdb" / ({"data.mdb", "meta_info.txt"} - {name}).pop()).touch()
+    root = str(tmp_path / "half.lmdb")
+    with pytest.raises(ValueError, match=rf"datasets: train: dataroot_gt: no such .*/{name}$"):
+        check(changed(train, {"datasets: train: dataroot_gt": root}))
 
 
 def test_there_are_options_for_training_and_for_testing() -> None:
