@@ -1,0 +1,334 @@
+"""The ``rescale`` command on real files; in process, and some of it as a real process."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from rescale_app import Rescaler
+from rescale_app.cli import main
+from rescale_arch import AIDN
+from rescale_data.image_file import read_image, read_info, write_image
+from rescale_data.weight_file import save_weights
+
+TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
+ODD_SIZES = {"deep": (41, 53), "grey": (33, 27), "jpeg": (47, 61), "rgba": (24, 39)}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, AIDN(**TINY).state_dict(), config=TINY)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pictures: Path) -> Path:
+    """A folder with an odd-sized JPEG, a 16-bit PNG, a grey and an RGBA picture."""
+    coffee = cv2.imread(str(pictures / "coffee.png"))
+    crops = {name: coffee[:height, :width] for name, (height, width) in ODD_SIZES.items()}
+    result = tmp_path / "in"
+    result.mkdir()
+    cv2.imwrite(str(result / "jpeg.jpg"), crops["jpeg"])
+    cv2.imwrite(str(result / "deep.png"), crops["deep"].astype(np.uint16) * 257)
+    cv2.imwrite(str(result / "grey.png"), crops["grey"][..., 0])
+    alpha = np.full(crops["rgba"].shape[:2], 200, np.uint8)
+    cv2.imwrite(str(result / "rgba.png"), np.dstack([crops["rgba"], alpha]))
+    return result
+
+
+@pytest.fixture
+def picture(tmp_path: Path, pictures: Path) -> str:
+    path = tmp_path / "picture.png"
+    path.write_bytes((pictures / "coffee.png").read_bytes())
+    return str(path)
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was written to stderr: one line, no traceback."""
+    error = capsys.readouterr().err
+    assert error.startswith("rescale: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_folder_there_and_back(folder: Path, weights: str, tmp_path: Path) -> None:
+    lr, back = tmp_path / "lr", tmp_path / "back"
+    assert main(["down", str(folder), "-s", "2.5", "-o", str(lr), "--weights", weights]) == 0
+    assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
+    assert sorted(path.name for path in back.iterdir()) == [f"{name}.png" for name in ODD_SIZES]
+    rescaler = Rescaler(weights)
+    for source in folder.iterdir():
+        restored = read_image(back / f"{source.stem}.png")
+        assert restored.shape == (*ODD_SIZES[source.stem], 3)
+        expected = rescaler.upscale(rescaler.downscale(read_image(source), 2.5))
+        np.testing.assert_array_equal(restored, expected)
+
+
+def test_jpeg_carries_it_too(picture: str, weights: str, tmp_path: Path) -> None:
+    lr, back = tmp_path / "lr.jpg", tmp_path / "back.png"
+    down = ["down", picture, "-s", "1.7x2.3", "-o", str(lr), "--quality", "90"]
+    assert main([*down, "--weights", weights]) == 0
+    info = read_info(lr)
+    assert info is not None
+    assert info.scale == (1.7, 2.3)
+    assert info.weights == Rescaler(weights).fingerprint
+    assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
+    assert read_image(back).shape == read_image(picture).shape
+
+
+@pytest.mark.parametrize(
+    ("options", "width", "height"),
+    [(["--fit", "60"], 60, 40), (["--size", "100x30"], 100, 30), (["--size", "144x50"], 144, 50)],
+)
+def test_target_sizes(
+    options: list[str], width: int, height: int, picture: str, weights: str, tmp_path: Path
+) -> None:
+    lr, back = tmp_path / "lr.png", tmp_path / "back.png"
+    assert main(["down", picture, *options, "-o", str(lr), "--weights", weights]) == 0
+    assert read_image(lr).shape == (height, width, 3)
+    assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
+    assert read_image(back).shape == (96, 144, 3)
+
+
+@pytest.mark.parametrize("options", [["--fit", "144"], ["--fit", "5000"], ["--size", "144x96"]])
+def test_a_picture_that_fits_is_copied_and_said_so(
+    options: list[str],
+    picture: str,
+    weights: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lr, back = tmp_path / "lr.png", tmp_path / "back.png"
+    assert main(["down", picture, *options, "-o", str(lr), "--weights", weights]) == 0
+    assert "already fits, copied unchanged" in capsys.readouterr().out
+    assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
+    np.testing.assert_array_equal(read_image(back), read_image(picture))
+
+
+def test_a_stripped_file(
+    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lr, bare, back = (tmp_path / f"{name}.png" for name in ("lr", "bare", "back"))
+    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    cv2.imwrite(str(bare), cv2.imread(str(lr)))
+    up = ["up", str(bare), "-o", str(back), "--weights", weights]
+    assert main(up) == 1
+    assert "bare.png: carries no scale and original size" in complaint(capsys)
+    assert not back.exists()
+    assert main([*up, "-s", "2", "--size", "144x96"]) == 0
+    assert "rescaling is not super-resolution" in complaint(capsys)
+    bare_restored = read_image(back)
+    assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
+    np.testing.assert_array_equal(read_image(back), bare_restored)
+    capsys.readouterr()
+    assert main([*up, "-s", "2", "--size", "144x90"]) == 1
+    assert "is 72x48, but the LR image of 144x90 at scale 2 is 72x45" in complaint(capsys)
+    up[1] = str(lr)
+    assert main([*up, "-s", "3", "--size", "144x96"]) == 1
+    assert "contradict" in complaint(capsys)
+
+
+def test_other_weights_are_warned_of(
+    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, lr = tmp_path / "other.safetensors", tmp_path / "lr.png"
+    torch.manual_seed(1)
+    save_weights(other, AIDN(**TINY).state_dict(), config=TINY)
+    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    back = str(tmp_path / "back.png")
+    assert main(["up", str(lr), "-o", back, "--weights", str(other)]) == 0
+    assert "warning: " in complaint(capsys)
+
+
+def test_a_bad_file_does_not_stop_the_rest(
+    folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (folder / "deep.png").read_bytes()
+    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "small.png").write_bytes(b"")
+    write_image(folder / "narrow.png", np.zeros((20, 7, 3), np.uint8))
+    lr = tmp_path / "lr"
+    assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 1
+    printed = capsys.readouterr()
+    assert "4 of 7 pictures written" in printed.out
+    lines = [line for line in printed.err.splitlines() if line.startswith("rescale: error")]
+    assert sorted(Path(line.split(": ")[2]).name for line in lines) == [
+        "broken.png",
+        "narrow.png",
+        "small.png",
+    ]
+    assert sorted(path.stem for path in lr.iterdir()) == sorted(ODD_SIZES)
+
+
+def test_names_that_collide(
+    folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(folder / "jpeg.png", np.zeros((20, 20, 3), np.uint8))
+    lr = tmp_path / "lr"
+    assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 1
+    error = complaint(capsys)
+    assert "jpeg.png: would be written to" in error
+    assert "jpeg.jpg" in error
+
+
+def test_compare(
+    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    panel = tmp_path / "panel.png"
+    assert main(["compare", picture, "-s", "2.5", "-o", str(panel), "--weights", weights]) == 0
+    out = capsys.readouterr().out
+    comparison = Rescaler(weights).compare(read_image(picture), 2.5)
+    assert f"{comparison.quality.psnr_y:.2f}" in out
+    assert f"{comparison.bicubic_quality.psnr_y:.2f}" in out
+    assert f"PSNR {comparison.lr_psnr:.2f} dB RGB" in out
+    assert read_image(panel).shape[1] > 3 * 144
+
+
+BAD_USAGE = [
+    (["-s", "0.5", "-o", "o.png"], "scale 0.5 is out of range: valid is 1 < scale <= 4"),
+    (["-s", "9", "-o", "o.png"], "scale 9 is out of range"),
+    (["-s", "nan", "-o", "o.png"], "scale nan is out of range"),
+    (["-s", "abc", "-o", "o.png"], "'abc' is no scale"),
+    (["-s", "2x2x2", "-o", "o.png"], "'2x2x2' is no scale"),
+    (["--size", "40", "-o", "o.png"], "'40' is no size"),
+    (["--fit", "0", "-o", "o.png"], "'0' is no whole number"),
+    (["-s", "2", "--fit", "9", "-o", "o.png"], "not allowed with"),
+    (["-o", "o.png"], "one of the arguments -s/--scale --fit --size is required"),
+    (["-s", "2", "-o", "o.gif"], "o.gif: name a file that ends in .png, .jpg, .jpeg"),
+    (["-s", "2", "-o", "o.png", "--quality", "90"], "--quality is for jpg"),
+    (["-s", "2", "-o", "o.jpg", "--quality", "101"], "'101' is no JPEG quality"),
+    (["-s", "2", "-o", "picture.png"], "is the input itself"),
+]
+
+
+@pytest.mark.parametrize(("options", "culprit"), BAD_USAGE)
+def test_bad_usage(
+    options: list[str],
+    culprit: str,
+    picture: str,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["down", "picture.png", *options, "--weights", weights]) == 2
+    assert culprit in complaint(capsys)
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["down", "gone.png", "-s", "2", "-o", "o.png"], "gone.png: no such file or folder"),
+        (["down", "picture.png", "-s", "2", "-o", "no/o.png"], "no: no such folder"),
+        (["down", "picture.png", "--fit", "20", "-o", "o.png"], "cannot fit 144x96 into 20"),
+        (["down", "picture.png", "--size", "30x30", "-o", "o.png"], "at most, here to 36x24"),
+        (["down", "empty", "-s", "2", "-o", "out"], "empty: no pictures in this folder"),
+        (
+            ["down", "picture.png", "-s", "2", "-o", "o.png", "--weights", "gone.pth"],
+            "gone.pth: no such weights file",
+        ),
+        (["test", "-opt", "gone.yml"], "gone.yml: No such file"),
+        (["prepare", "lmdb", "gone", "o.lmdb"], "gone"),
+    ],
+)
+def test_failures(
+    arguments: list[str],
+    culprit: str,
+    picture: str,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    if arguments[0] == "down" and "--weights" not in arguments:
+        arguments = [*arguments, "--weights", weights]
+    assert main(arguments) == 1
+    assert culprit in complaint(capsys)
+    assert sorted(os.listdir(tmp_path)) == ["empty", "picture.png"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    picture: str, weights: str, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for the disk: the write fails in the middle."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "lr.png").write_bytes(b"the old one")
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "rescale_app.cli", "down", picture, "-s", "1.1"),
+            *("-o", str(out / "lr.png"), "--weights", weights),
+        ],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert f"{out / 'lr.png'}: File too large" in result.stderr
+    assert os.listdir(out) == ["lr.png"]
+    assert (out / "lr.png").read_bytes() == b"the old one"
+
+
+def test_a_full_tmpfs_leaves_nothing_half_written(
+    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        target = disk / "lr.png"
+        assert main(["down", picture, "-s", "1.1", "-o", str(target), "--weights", weights]) == 1
+        assert f"{target}: No space left on device" in complaint(capsys)
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_help_loads_neither_pytorch_nor_basicsr() -> None:
+    code = (
+        "import sys; from rescale_app.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'basicsr', 'cv2'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+
+
+def test_restoring_does_not_load_basicsr(picture: str, weights: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from rescale_app.cli import main\n"
+        f"assert main(['down', {picture!r}, '-s', '2', '-o', 'lr.png', '--weights', {weights!r}])"
+        " == 0\n"
+        f"assert main(['up', 'lr.png', '-o', 'back.png', '--weights', {weights!r}]) == 0\n"
+        "sys.exit('basicsr' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_the_installed_command() -> None:
+    command = Path(sys.executable).with_name("rescale")
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("rescale 0.")
+    result = subprocess.run([command, "shrink"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rescale_app import LRImage, Rescaler, RescaleWarning
+from rescale_app.picture import comparison_panel, error_map, side_by_side
+from rescale_arch import AIDN, lr_size
+from rescale_arch.rounding import quantize
+from rescale_data.image_file import LRInfo, read_image
+from rescale_data.weight_file import save_weights
+
+TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
+
+
+def tiny(seed: int = 0) -> AIDN:
+    torch.manual_seed(seed)
+    return AIDN(**TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, tiny().state_dict(), config=TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rescaler(weights: Path) -> Rescaler:
+    return Rescaler(weights, device="cpu")
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@given(
+    st.integers(8, 60),
+    st.integers(8, 60),
+    st.floats(1.01, 4.0) | st.tuples(st.floats(1.0, 4.0), st.floats(1.01, 4.0)),
+)
+@settings(max_examples=30)
+def test_any_size_and_scale_comes_back_exact(
+    rescaler: Rescaler, height: int, width: int, scale: float | tuple[float, float]
+) -> None:
+    lr = rescaler.downscale(picture(height, width), scale)
+    assert lr.pixels.shape == (*lr_size((height, width), scale), 3)
+    assert lr.pixels.dtype == np.uint8
+    restored = rescaler.upscale(lr)
+    assert restored.shape == (height, width, 3)
+    assert restored.dtype == np.uint8
+
+
+@given(st.integers(8, 60), st.integers(8, 60), st.data())
+@settings(max_examples=30)
+def test_any_target_size_is_hit(
+    rescaler: Rescaler, height: int, width: int, data: st.DataObject
+) -> None:
+    target = (
+        data.draw(st.integers(-(-height // 4), height)),
+        data.draw(st.integers(-(-width // 4), width)),
+    )
+    lr = rescaler.downscale(picture(height, width), size=target)
+    assert lr.pixels.shape[:2] == target
+    restored = rescaler.upscale(lr)
+    assert restored.shape == (height, width, 3)
+    if target == (height, width):
+        np.testing.assert_array_equal(restored, picture(height, width))
+
+
+@torch.inference_mode()
+def test_pixels_are_the_networks(rescaler: Rescaler) -> None:
+    net = tiny()
+    hr = picture(31, 45)
+    tensor = torch.from_numpy(hr).permute(2, 0, 1)[None] / 255
+    lr = quantize(net.downscale(tensor, 2.5))
+    ours = rescaler.downscale(hr, 2.5)
+    np.testing.assert_array_equal(ours.pixels, (lr * 255).round()[0].permute(1, 2, 0).numpy())
+    restored = quantize(net.upscale(lr, 2.5, size=(31, 45)))
+    np.testing.assert_array_equal(
+        rescaler.upscale(ours), (restored * 255).round()[0].permute(1, 2, 0).numpy()
+    )
+
+
+def test_kinds_of_arrays(rescaler: Rescaler) -> None:
+    hr = picture(20, 24)
+    expected = rescaler.downscale(hr, 2).pixels
+    for same in (hr.astype(np.uint16) * 257, hr.astype(np.float32) / 255, hr / 255.0):
+        np.testing.assert_array_equal(rescaler.downscale(same, 2).pixels, expected)
+    grey = hr[..., 0]
+    np.testing.assert_array_equal(
+        rescaler.downscale(grey, 2).pixels,
+        rescaler.downscale(np.repeat(grey[..., None], 3, axis=2), 2).pixels,
+    )
+
+
+def test_the_lr_image_is_an_array_with_what_restoring_needs(rescaler: Rescaler) -> None:
+    lr = rescaler.downscale(picture(20, 25), (2.0, 2.5))
+    assert lr.info == LRInfo("aidn", (2.0, 2.5), (20, 25), rescaler.fingerprint)
+    np.testing.assert_array_equal(np.asarray(lr), lr.pixels)
+    np.testing.assert_array_equal(
+        rescaler.upscale(lr.pixels, (2.0, 2.5), (20, 25)), rescaler.upscale(lr)
+    )
+
+
+def test_other_weights_are_warned_of(rescaler: Rescaler, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_weights(path, tiny(1).state_dict(), config=TINY)
+    lr = rescaler.downscale(picture(20, 20), 2)
+    with pytest.warns(RescaleWarning, match=f"made with the weights {rescaler.fingerprint}"):
+        Rescaler(path, device="cpu").upscale(lr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rescaler.upscale(lr)
+
+
+def test_numbers_of_the_network_come_from_the_file(tmp_path: Path) -> None:
+    """``res_scale`` leaves no trace in the weights, so the file has to say it."""
+    torch.manual_seed(0)
+    config = {**TINY, "res_scale": 0.1}
+    path = tmp_path / "net_g_latest.pth"
+    torch.save({"params": AIDN(**config).state_dict(), "config": config}, path)
+    assert Rescaler(path, device="cpu").network.down_net.body[0].res_scale == 0.1
+
+
+def test_bfloat16_is_close(weights: Path, rescaler: Rescaler) -> None:
+    hr = picture(40, 40)
+    half = Rescaler(weights, device="cpu", precision="bf16")
+    difference = half.downscale(hr, 2).pixels.astype(int) - rescaler.downscale(hr, 2).pixels
+    assert np.abs(difference).max() <= 3
+
+
+def test_compare_agrees_with_plain_formulas(rescaler: Rescaler, pictures: Path) -> None:
+    hr = read_image(pictures / "coffee.png")
+    comparison = rescaler.compare(hr, 2.5)
+    np.testing.assert_array_equal(comparison.lr.pixels, rescaler.downscale(hr, 2.5).pixels)
+    inner = slice(3, -3)
+    error = comparison.bicubic[inner, inner].astype(float) - hr[inner, inner]
+    psnr = 10 * np.log10(255**2 / (error**2).mean())
+    assert comparison.bicubic_quality.psnr == pytest.approx(psnr, abs=1e-6)
+    luma = error @ np.array([65.481, 128.553, 24.966]) / 255
+    psnr_y = 10 * np.log10(255**2 / (luma**2).mean())
+    assert comparison.bicubic_quality.psnr_y == pytest.approx(psnr_y, abs=1e-3)
+    # the true scale both ways, antialiased: the traps cost several dB
+    assert comparison.bicubic_quality.psnr_y > 25
+    panel = comparison_panel(comparison)
+    assert panel.shape[0] > 2 * hr.shape[0]
+    assert panel.shape[1] > 3 * hr.shape[1]
+
+
+def test_error_map_and_panel_refuse_nonsense() -> None:
+    a = np.zeros((4, 4, 3), np.uint8)
+    np.testing.assert_array_equal(error_map(a, a + 10, gain=8), np.full_like(a, 80))
+    np.testing.assert_array_equal(error_map(a, a + 200), np.full_like(a, 255))
+    with pytest.raises(ValueError, match="differ in shape"):
+        error_map(a, a[:2])
+    with pytest.raises(ValueError, match="make no panel"):
+        side_by_side([], 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "culprit"),
+    [
+        (lambda r: r.downscale(picture(20, 20)), "either scale or size"),
+        (lambda r: r.downscale(picture(20, 20), 2, size=(5, 5)), "either scale or size"),
+        (lambda r: r.downscale(picture(20, 20), 0.5), r"scale 0\.5 is out of range"),
+        (lambda r: r.downscale(picture(20, 20), size=(4, 20)), "here to 5x5"),
+        (lambda r: r.downscale(picture(20, 20), size=(21, 20)), "never grows"),
+        (lambda r: r.downscale(picture(7, 20), 2), "at least 8 x 8"),
+        (lambda r: r.downscale(np.zeros((20, 20, 4), np.uint8), 2), r"shape \(20, 20, 4\)"),
+        (lambda r: r.downscale(np.zeros((20, 20), np.int32), 2), "int32"),
+        (lambda r: r.downscale(np.full((20, 20), 1.5), 2), r"samples from 1\.5"),
+        (lambda r: r.downscale(np.full((20, 20), np.nan), 2), "samples from nan"),
+        (lambda r: r.upscale(picture(10, 10)), "give scale and size"),
+        (lambda r: r.upscale(picture(10, 10), 2, (30, 30)), "is 10x10, but .* is 15x15"),
+        (
+            lambda r: r.upscale(LRImage(picture(4, 4), LRInfo("vqir16", (16, 16), (64, 64), "x"))),
+            "'vqir16'",
+        ),
+        (lambda r: r.compare(picture(12, 12), 4), "too small for figures"),
+    ],
+)
+def test_bad_input_is_named(rescaler: Rescaler, call: Any, culprit: str) -> None:
+    with pytest.raises(ValueError, match=culprit):
+        call(rescaler)
+
+
+def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.pth: no such weights file"):
+        Rescaler(tmp_path / "gone.pth")
+    with pytest.raises(ValueError, match="precision 'fp8'"):
+        Rescaler(weights, precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="device 'tpu'"):
+        Rescaler(weights, device="tpu")  # type: ignore[arg-type]
+    other = tmp_path / "other.pth"
+    torch.save({"conv.weight": torch.zeros(2)}, other)
+    with pytest.raises(ValueError, match=r"other\.pth: not the weights of an AIDN"):
+        Rescaler(other)
