@@ -1,7 +1,7 @@
 """8-bit rounding with a usable gradient.
 
 The LR image is stored with 8 bits a sample, so training must see the rounding; its true gradient is
-zero almost everywhere. Two surrogates for the backward pass are offered.
+zero almost everywhere. Two surrogates for the backward pass are offered, and noise in its place.
 """
 
 from __future__ import annotations
@@ -53,3 +53,15 @@ def quantize(x: Tensor, surrogate: Quantization = "round_soft") -> Tensor:
         raise ValueError(f"quantization {surrogate!r} is unknown: valid are {QUANTIZATIONS}, None")
     result: Tensor = _Round.apply(x, surrogate == "round_soft")  # type: ignore[no-untyped-call]
     return result
+
+
+def rounding_noise(x: Tensor) -> Tensor:
+    """Stands in for the rounding in training: noise of its size, whose gradient is true.
+
+    Adds a sample of U(-0.5, 0.5) levels to each value and clamps to [0, 1], as VQIR's first stage
+    is trained. Beyond [0, 1] the gradient is zero.
+
+    Args:
+        x: any shape; an image in [0, 1], possibly beyond.
+    """
+    return (x + (torch.rand_like(x) - 0.5) / 255).clamp(0, 1)

@@ -1,0 +1,245 @@
+"""The operations of VQIR's invertible feature recovery module (IEEE TCSVT 2024).
+
+Each runs forward, towards the LR image, and in reverse. Coupling, Mix and Haar are exact inverses
+of themselves; Projection and Attend, where information is lost, learn the way back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Operation(nn.Module, ABC):
+    """A step with a way back: ``reverse`` gives (or, where it is learned, estimates) the input.
+
+    Shape:
+        forward (B, C, H, W) -> (B, C', H', W'), reverse the other way round
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """One step towards the LR image."""
+
+    @abstractmethod
+    def reverse(self, y: Tensor) -> Tensor:
+        """One step back."""
+
+
+class Coupling(Operation):
+    r"""Affine coupling of the two halves of the channels; ``reverse`` is its exact inverse.
+
+    ::
+
+        x1 ──> * e(G2(x2)) ──> + H2(x2) ─────────┬────────> y1       e(g) = exp(2 sigmoid(g) - 1)
+                    ^             ^              │
+        x2 ─────────┴─────────────┴──> * e(G1(y1)) ──> + H1(y1) ──> y2
+
+    Starts as the identity.
+
+    Args:
+        channels: C, even.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.G1, self.G2, self.H1, self.H2 = (_CouplingNet(half) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(x1, x2) -> (y1, y2)."""
+        x1, x2 = x.chunk(2, dim=1)
+        y1 = x1 * torch.exp(_log_scale(self.G2(x2))) + self.H2(x2)
+        y2 = x2 * torch.exp(_log_scale(self.G1(y1))) + self.H1(y1)
+        return torch.cat((y1, y2), dim=1)
+
+    def reverse(self, y: Tensor) -> Tensor:
+        """(y1, y2) -> (x1, x2)."""
+        y1, y2 = y.chunk(2, dim=1)
+        x2 = (y2 - self.H1(y1)) * torch.exp(-_log_scale(self.G1(y1)))
+        x1 = (y1 - self.H2(x2)) * torch.exp(-_log_scale(self.G2(x2)))
+        return torch.cat((x1, x2), dim=1)
+
+
+class _CouplingNet(nn.Module):
+    """Three convolutions that put out zero at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 1)
+        self.conv3 = nn.Conv2d(channels, channels, 3, 1, 1)
+        for conv, gain in ((self.conv1, 0.1), (self.conv2, 0.1), (self.conv3, 0.0)):
+            nn.init.xavier_normal_(conv.weight, gain)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.conv1(x), 0.2)
+        out: Tensor = self.conv3(F.leaky_relu(self.conv2(x), 0.2))
+        return out
+
+
+def _log_scale(x: Tensor) -> Tensor:
+    """In (-1, 1): a coupling scales by 1/e to e."""
+    return 2 * torch.sigmoid(x) - 1
+
+
+class Mix(Operation):
+    """Invertible 1x1 convolution (Glow, NeurIPS 2018); starts as a random orthogonal matrix.
+
+    The inverse is reckoned in float64. While ``weight`` is frozen (``requires_grad`` off) it is
+    kept until the weight changes or moves; otherwise every call reckons it anew.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
+        self._kept: tuple[Tensor, int, Tensor] | None = None  # (of which weight, version, inverse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every pixel times ``weight``."""
+        return F.conv2d(x, self.weight[:, :, None, None])
+
+    def reverse(self, y: Tensor) -> Tensor:
+        """Every pixel times the inverse of ``weight``."""
+        return F.conv2d(y, self._inverse()[:, :, None, None])
+
+    def _inverse(self) -> Tensor:
+        weight = self.weight
+        if weight.requires_grad or weight.is_inference():  # the latter track no version
+            return _inverted(weight)
+        if self._kept is not None:
+            source, version, inverse = self._kept
+            # Held here, the source's memory cannot have been handed out to another weight.
+            if source.data_ptr() == weight.data_ptr() and version == weight._version:
+                return inverse
+        with torch.inference_mode(False), torch.no_grad():  # usable in a later training, too
+            self._kept = (weight.detach(), weight._version, _inverted(weight))
+        return self._kept[2]
+
+
+def _inverted(matrix: Tensor) -> Tensor:
+    inverse: Tensor = torch.linalg.inv(matrix.double())
+    return inverse.to(matrix.dtype)
+
+
+class Projection(Operation):
+    """Fewer channels, by a 1x1 convolution each way: this is where information is lost.
+
+    Args:
+        channels: C.
+        kept: C', of the forward result.
+    """
+
+    def __init__(self, channels: int, kept: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, kept, 1)
+        self.conv2 = nn.Conv2d(kept, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        out: Tensor = self.conv1(x)
+        return out
+
+    def reverse(self, y: Tensor) -> Tensor:
+        """(B, C', H, W) -> (B, C, H, W)."""
+        out: Tensor = self.conv2(y)
+        return out
+
+
+class Attend(Operation):
+    """Spatial attention, with weights of its own each way.
+
+    Args:
+        channels: C.
+        hidden: channels within its residual units.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.forw_att = _AttentionBlock(channels, hidden)
+        self.back_att = _AttentionBlock(channels, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, C, H, W) -> the same."""
+        out: Tensor = self.forw_att(x)
+        return out
+
+    def reverse(self, y: Tensor) -> Tensor:
+        """Shape: (B, C, H, W) -> the same."""
+        out: Tensor = self.back_att(y)
+        return out
+
+
+class _AttentionBlock(nn.Module):
+    """``a(x) * sigmoid(b(x)) + x``: the simplified attention of arXiv 2001.01568 (CVPR 2020)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.conv_a = nn.Sequential(*(_ResidualUnit(channels, hidden) for _ in range(3)))
+        self.conv_b = nn.Sequential(
+            *(_ResidualUnit(channels, hidden) for _ in range(3)), nn.Conv2d(channels, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv_a(x) * torch.sigmoid(self.conv_b(x)) + x
+        return out
+
+
+class _ResidualUnit(nn.Module):
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(True),
+            nn.Conv2d(hidden, hidden, 3, 1, 1),
+            nn.ReLU(True),
+            nn.Conv2d(hidden, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x) + x)
+
+
+class Haar(Operation):
+    """Haar wavelets: half the sides, four times the channels; ``reverse`` is the exact inverse.
+
+    Args:
+        channels: C, of the input.
+
+    Shape:
+        forward (B, C, H, W) -> (B, 4 C, H/2, W/2), even H and W; the channels of a pattern together
+    """
+
+    haar_weights: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        patterns = torch.tensor(
+            [
+                [[1.0, 1.0], [1.0, 1.0]],
+                [[1.0, -1.0], [1.0, -1.0]],
+                [[1.0, 1.0], [-1.0, -1.0]],
+                [[1.0, -1.0], [-1.0, 1.0]],
+            ]
+        )
+        self.register_buffer("haar_weights", patterns[:, None].repeat(channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """To the wavelet domain."""
+        bands = F.conv2d(x, self.haar_weights / 4, stride=2, groups=self.channels)
+        by_pattern: Tensor = bands.unflatten(1, (self.channels, 4)).transpose(1, 2).flatten(1, 2)
+        return by_pattern
+
+    def reverse(self, y: Tensor) -> Tensor:
+        """From the wavelet domain."""
+        bands = y.unflatten(1, (4, self.channels)).transpose(1, 2).flatten(1, 2)
+        return F.conv_transpose2d(bands, self.haar_weights, stride=2, groups=self.channels)
