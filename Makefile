@@ -40,6 +40,8 @@ clean: ## remove build products and caches (.venv and your results stay)
 		.import_linter_cache .grimp_cache
 	find . -path ./.venv -prune -o -name __pycache__ -exec rm -rf {} +
 
+# The VQGAN is tested against the package taming-transformers-rom1504, which runs without most of what
+# it asks for: old versions of PyTorch Lightning and others.
 # A stamp is the last thing a set-up step writes, so an interrupted step is run again.
 # BasicSR's build imports torch: without build isolation it takes the one that is installed.
 $(RUNTIME): setup.py pyproject.toml constraints.txt Makefile
@@ -58,4 +60,5 @@ $(RUNTIME): setup.py pyproject.toml constraints.txt Makefile
 $(DEV): $(RUNTIME)
 	@echo "Installing the development tools into .venv"
 	$(PIP) --quiet --no-build-isolation --editable '.[dev]'
+	$(PIP) --quiet --no-deps taming-transformers-rom1504
 	@touch $@
