@@ -315,8 +315,9 @@ def test_an_lmdb_without_its_list(options: Options, lmdb: Path, tmp_path: Path) 
     copytree(lmdb, tmp_path / "bare.lmdb")
     (tmp_path / "bare.lmdb" / "meta_info.txt").unlink()
     wrong = changed(options, {"datasets: train: dataroot_gt": str(tmp_path / "bare.lmdb")})
-    with pytest.raises(FileNotFoundError, match=r"bare\.lmdb.*meta_info\.txt"):
+    with pytest.raises(ValueError, match=r"bare\.lmdb.*meta_info\.txt"):
         train(tmp_path, wrong)
+    assert not (tmp_path / "experiments").exists()
 
 
 def test_usage_is_basicsrs_own(capsys: pytest.CaptureFixture[str]) -> None:
