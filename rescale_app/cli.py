@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rescale_data.image_file import LRInfo
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+_METHODS = ("aidn", "vqir16", "vqir32")  # those of rescale_app.methods, which loads PyTorch
 _EPILOG = """\
 Exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted. Errors are one line each;
 RESCALE_DEBUG=1 shows where they come from."""
@@ -121,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="downscale pictures", description=_DOWN)
     down.set_defaults(handler=_down)
     _add_files(down, "picture, or a folder of them")
-    target = down.add_mutually_exclusive_group(required=True)
+    target = down.add_mutually_exclusive_group()
     _add_scale(target, "factor above 1 and at most 4, as 2.5; or 2x1.5 (vertical x horizontal)")
     target.add_argument(
         "--fit",
@@ -137,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         "this size already is copied",
     )
     _add_network(down)
+    _add_method(down)
 
     up = commands.add_parser("up", help="restore downscaled pictures", description=_UP)
     up.set_defaults(handler=_up)
@@ -146,11 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=_size, metavar="WxH", help="original size, where the file does not tell"
     )
     _add_network(up)
+    _add_method(up, None)
 
     compare = commands.add_parser("compare", help="compare with bicubic", description=_COMPARE)
     compare.set_defaults(handler=_compare)
     compare.add_argument("input", metavar="IN", type=Path, help="picture")
-    _add_scale(compare, "factor above 1 and at most 4, or a pair 2x1.5", required=True)
+    _add_scale(compare, "factor above 1 and at most 4, or a pair 2x1.5")
     compare.add_argument(
         "-o",
         "--output",
@@ -159,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         help="file for the pictures side by side (default: <name>-x<scale>.png in this folder)",
     )
     _add_network(compare)
+    _add_method(compare)
 
     for name, text in (
         ("prepare", "prepare data sets (sub-images, mod-crop, lmdb, meta-info)"),
@@ -188,8 +192,19 @@ def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _add_scale(parser: argparse._ActionsContainer, text: str, required: bool = False) -> None:
-    parser.add_argument("-s", "--scale", type=_scale, metavar="S", help=text, required=required)
+def _add_scale(parser: argparse._ActionsContainer, text: str) -> None:
+    parser.add_argument("-s", "--scale", type=_scale, metavar="S", help=text)
+
+
+def _add_method(parser: argparse.ArgumentParser, default: str | None = "aidn") -> None:
+    parser.add_argument(
+        "-m",
+        "--method",
+        choices=_METHODS,
+        default=default,
+        help="network; vqir16 and vqir32 downscale by 16 and 32 "
+        f"(default: {default or 'that of the weights'})",
+    )
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -250,6 +265,7 @@ def _quality(text: str) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
+    _check_scale(args, ("scale", "fit", "size"))
     jobs = _jobs(args)
     rescaler = _rescaler(args)
 
@@ -267,7 +283,7 @@ def _down(args: argparse.Namespace) -> int:
 def _downscale(rescaler: Rescaler, image: NDArray[Any], args: argparse.Namespace) -> LRImage:
     if args.size is not None:
         return rescaler.downscale(image, size=args.size)
-    if args.fit is None:
+    if args.fit is None:  # VQIR has a factor of its own
         return rescaler.downscale(image, args.scale)
     height, width = image.shape[:2]
     longest = max(height, width)
@@ -288,7 +304,10 @@ def _downscale(rescaler: Rescaler, image: NDArray[Any], args: argparse.Namespace
 
 
 def _up(args: argparse.Namespace) -> int:
-    if (args.scale is None) != (args.size is None):
+    if args.method in ("vqir16", "vqir32"):
+        if args.scale is not None:
+            raise UsageError(f"-s is for aidn: {args.method} has a factor of its own")
+    elif (args.scale is None) != (args.size is None):
         raise UsageError("-s and --size (of the original, WxH) are needed together")
     jobs = _jobs(args)
     rescaler = _rescaler(args)
@@ -312,7 +331,7 @@ def _upscale(
     from rescale_app.rescaler import LRImage, RescaleWarning
 
     if info is None:
-        if args.scale is None:
+        if args.size is None:
             raise ValueError(
                 "carries no scale and original size: say them by -s and --size WxH, if "
                 "`rescale down` made it"
@@ -323,9 +342,9 @@ def _upscale(
             "super-resolution, and other pictures come out poorly"
         )
         return restored
-    if args.scale is not None:
+    if args.size is not None:
         pair = args.scale if isinstance(args.scale, tuple) else (args.scale, args.scale)
-        if (pair, args.size) != (info.scale, info.size):
+        if args.size != info.size or (args.scale is not None and pair != info.scale):
             raise ValueError(
                 f"carries scale {info.scale[0]:g}x{info.scale[1]:g} and original size "
                 f"{info.size[1]}x{info.size[0]}, which -s and --size contradict: leave them out"
@@ -344,7 +363,8 @@ def _compare(args: argparse.Namespace) -> int:
 
     if args.input.is_dir():
         raise UsageError(f"{args.input}: is a folder; compare takes one picture")
-    scale = args.scale
+    _check_scale(args, ("scale",))
+    scale = float(args.method.removeprefix("vqir")) if args.scale is None else args.scale
     text = f"{scale:g}" if isinstance(scale, float) else f"{scale[0]:g}x{scale[1]:g}"
     panel = args.output or Path(f"{args.input.stem}-x{text}.png")
     _check_target(args.input, panel)
@@ -394,7 +414,17 @@ def _prepare(argv: list[str]) -> int:
 def _rescaler(args: argparse.Namespace) -> Rescaler:
     from rescale_app.rescaler import Rescaler
 
-    return Rescaler(args.weights, args.device, args.precision)
+    return Rescaler(args.weights, args.device, args.precision, args.method)
+
+
+def _check_scale(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """AIDN needs to be told by how much to downscale; VQIR must not be told."""
+    given = [name for name in names if getattr(args, name) is not None]
+    options = " or ".join("-s" if name == "scale" else f"--{name}" for name in names)
+    if args.method == "aidn" and not given:
+        raise UsageError(f"{options} is needed: how much to downscale by")
+    if args.method != "aidn" and given:
+        raise UsageError(f"{options} is for aidn: {args.method} has a factor of its own")
 
 
 # --- from files to files ------------------------------------------------------------------------

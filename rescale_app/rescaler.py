@@ -18,9 +18,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from rescale_arch import AIDN, imresize, lr_size, scale_pair
-from rescale_arch.official_weights import aidn_config, canonical_weights, load_strictly
-from rescale_arch.scales import MAX_SCALE, Scale, Size
+from rescale_app.methods import METHODS, Method, load_method
+from rescale_arch import imresize
+from rescale_arch.official_weights import canonical_weights
+from rescale_arch.scales import Scale, Size
 from rescale_data.image_file import LRInfo, to_float
 from rescale_data.weight_file import fingerprint, read_weights
 
@@ -31,7 +32,6 @@ Pixels = NDArray[np.uint8]
 UNCHANGED = (1.0, 1.0)
 """The scale of a picture that already had the size asked for: both directions copy it."""
 
-_NETWORK = "aidn"
 _SHIPPED = Path(__file__).with_name("weights")
 _DEFAULTS = ("aidn", "aidn-small")  # the first of these that is shipped
 _SSIM_WINDOW = 11
@@ -108,20 +108,22 @@ class Comparison:
 
 
 class Rescaler:
-    """AIDN with its weights, for pictures as arrays.
+    """AIDN or VQIR with its weights, for pictures as arrays.
 
     Args:
         weights: a weights file (``.safetensors``, ``.pth``, ..), or the name of weights that come
-            with this package; by default the best of those.
+            with this package; by default the best of those. They decide which network it is.
         device: ``'auto'`` takes the GPU where there is one.
         precision: ``'bf16'`` computes in bfloat16 where that is safe: faster, a little less exact.
+        method: ``'aidn'``, ``'vqir16'`` or ``'vqir32'``, where only that will do.
 
     Attributes:
         fingerprint: tells these weights from others; LR images carry it.
 
     Raises:
         FileNotFoundError: no such weights.
-        ValueError: the weights are no AIDN's, or ``device`` or ``precision`` is not available.
+        ValueError: the weights are of neither network, or not of ``method``; or ``device`` or
+            ``precision`` is not available.
 
     Example:
         >>> rescaler = Rescaler("aidn.safetensors")  # doctest: +SKIP
@@ -134,13 +136,19 @@ class Rescaler:
         weights: str | os.PathLike[str] | None = None,
         device: Device = "auto",
         precision: Precision = "fp32",
+        method: str | None = None,
     ) -> None:
+        if method is not None and method not in METHODS:
+            raise ValueError(f"method {method!r} is unknown: valid are {', '.join(METHODS)}")
         if precision not in get_args(Precision):
             raise ValueError(f"precision {precision!r} is unknown: valid are fp32, bf16")
         self.device = _torch_device(device)
         self.precision = precision
-        self.network, self.fingerprint = _load(_weights_path(weights))
-        self.network.to(self.device)
+        path = _weights_path(weights, method)
+        self.method, self.fingerprint = _load(path)
+        if method not in (None, self.method.name):
+            raise ValueError(f"{path}: weights of {self.method.name}, not of {method}")
+        self.method.network.to(self.device)
 
     def downscale(
         self, image: ArrayLike, scale: Scale | None = None, *, size: Size | None = None
@@ -149,25 +157,27 @@ class Rescaler:
 
         Args:
             image: (H, W, 3) RGB or (H, W) grey; uint8, uint16, or float in [0, 1].
-            scale: factor in (1, 4], or a pair (vertical, horizontal) of factors in [1, 4].
-            size: (h, w) of the LR image instead. The sides may shrink by different factors, up to 4
-                each. A picture that has this size already comes back as it is.
+            scale: factor in (1, 4], or a pair (vertical, horizontal) of factors in [1, 4]. VQIR
+                has one factor only, which may be left out.
+            size: (h, w) of the LR image instead (AIDN). The sides may shrink by different factors,
+                up to 4 each. A picture that has this size already comes back as it is.
 
         Raises:
-            ValueError: the picture is smaller than 8 x 8 or no such array, or the scale or size is
-                out of range, or not exactly one of them is given.
+            ValueError: the picture is too small (AIDN: 8 x 8 pixels, VQIR: the factor) or no such
+                array, or the scale or size is out of range, or both are given.
         """
-        if (scale is None) == (size is None):
+        if scale is not None and size is not None:
             raise ValueError("give either scale or size")
         array = _checked(image)
         height, width = array.shape[:2]
         if size is not None:
-            scale = _scale_for((height, width), size)
+            if self.method.name != "aidn":
+                raise ValueError(f"{self.method.name} has one factor: it cannot aim at a size")
+            scale = _scale_for((height, width), size, self.method.max_scale)
             if scale == UNCHANGED:
                 return self._lr_image(_eight_bit(array), scale, (height, width))
-        assert scale is not None
-        pair = scale_pair(scale)
-        lr = self._compute(self.network.downscale, array, pair)
+        pair = self.method.scale(scale)
+        lr = self._compute(self.method.downscale, array, pair)
         return self._lr_image(_pixels(lr), pair, (height, width))
 
     def upscale(
@@ -177,7 +187,7 @@ class Rescaler:
 
         Args:
             lr: what :meth:`downscale` returned, or an array of its pixels.
-            scale: with an array: what it was downscaled by.
+            scale: with an array: what it was downscaled by (VQIR: may be left out).
             size: with an array: (H, W) of the original.
 
         Returns:
@@ -193,23 +203,25 @@ class Rescaler:
         if isinstance(lr, LRImage):
             if scale is not None or size is not None:
                 raise ValueError("scale and size are known from the LR image: leave them out")
-            if lr.info.network != _NETWORK:
+            if lr.info.network != self.method.name:
                 raise ValueError(
-                    f"made by the network {lr.info.network!r}, these are {_NETWORK!r}'s"
+                    f"made by the network {lr.info.network!r}, the weights are "
+                    f"{self.method.name!r}'s"
                 )
-            scale, size = lr.info.scale, lr.info.size
+            pair, size = lr.info.scale, lr.info.size
             array = _checked(lr.pixels)
-        elif scale is None or size is None:
+        elif size is None or (scale is None and self.method.name == "aidn"):
             raise ValueError("an array does not tell how it was made: give scale and size")
         else:
+            pair = self.method.scale(scale)
             array = _checked(lr)
-        unchanged = scale == UNCHANGED
-        expected = size if unchanged else lr_size(size, scale)
+        unchanged = pair == UNCHANGED
+        expected = size if unchanged else self.method.lr_size(size, pair)
         height, width = array.shape[:2]
         if (height, width) != tuple(expected):
             raise ValueError(
                 f"is {width}x{height}, but the LR image of {size[1]}x{size[0]} at scale "
-                f"{_scale_text(scale)} is {expected[1]}x{expected[0]}"
+                f"{_scale_text(pair)} is {expected[1]}x{expected[0]}"
             )
         if unchanged:
             return _eight_bit(array)
@@ -220,9 +232,9 @@ class Rescaler:
                 RescaleWarning,
                 stacklevel=2,
             )
-        return _pixels(self._compute(self.network.upscale, array, scale, size=size))
+        return _pixels(self._compute(self.method.upscale, array, pair, size))
 
-    def compare(self, image: ArrayLike, scale: Scale) -> Comparison:
+    def compare(self, image: ArrayLike, scale: Scale | None = None) -> Comparison:
         """Downscales and restores a picture, and does the same by bicubic interpolation.
 
         Args:
@@ -234,11 +246,12 @@ class Rescaler:
                 11 x 11 pixels inside of the border.
         """
         hr = _eight_bit(_checked(image))
-        pair = scale_pair(scale)
+        pair = self.method.scale(scale)
         size = (hr.shape[0], hr.shape[1])
         border = math.ceil(max(pair))
-        small = lr_size(size, pair)
-        if min(size) < _SSIM_WINDOW + 2 * border or min(small) <= 2 * border:
+        small = self.method.lr_size(size, pair)
+        lr_border = border if self.method.name == "aidn" else 1  # a 16th of it would be nothing
+        if min(size) < _SSIM_WINDOW + 2 * border or min(small) <= 2 * lr_border:
             raise ValueError(
                 f"is {size[1]}x{size[0]}: too small for figures at scale {_scale_text(pair)}"
             )
@@ -258,14 +271,14 @@ class Rescaler:
             bicubic=bicubic,
             quality=_quality(hr, restored, border),
             bicubic_quality=_quality(hr, bicubic, border),
-            lr_psnr=_psnr(bicubic_lr, lr.pixels, border),
-            lr_psnr_y=_psnr(bicubic_lr, lr.pixels, border, y=True),
+            lr_psnr=_psnr(bicubic_lr, lr.pixels, lr_border),
+            lr_psnr_y=_psnr(bicubic_lr, lr.pixels, lr_border, y=True),
             seconds_down=middle - start,
             seconds_up=end - middle,
         )
 
     def _lr_image(self, pixels: Pixels, scale: tuple[float, float], size: Size) -> LRImage:
-        return LRImage(pixels, LRInfo(_NETWORK, scale, size, self.fingerprint))
+        return LRImage(pixels, LRInfo(self.method.name, scale, size, self.fingerprint))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         chw = np.ascontiguousarray(to_float(array).transpose(2, 0, 1))
@@ -309,9 +322,11 @@ def _torch_device(device: str) -> torch.device:
     return torch.device("cuda" if available and device != "cpu" else "cpu")
 
 
-def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
+def _weights_path(weights: str | os.PathLike[str] | None, method: str | None) -> Path:
     """The file that ``weights`` stands for: itself, or one that comes with this package."""
     shipped = shipped_weights()
+    if weights is None and method not in (None, "aidn"):
+        raise FileNotFoundError(f"no weights for {method} come along: name a file with --weights")
     if weights is None:
         if shipped:
             return _SHIPPED / f"{shipped[0]}.safetensors"
@@ -330,17 +345,14 @@ def _weights_path(weights: str | os.PathLike[str] | None) -> Path:
     return path
 
 
-def _load(path: Path) -> tuple[AIDN, str]:
-    """The network of a weights file, ready for use, and the weights' fingerprint."""
+def _load(path: Path) -> tuple[Method, str]:
+    """The method of a weights file, ready for use, and the weights' fingerprint."""
     checkpoint = read_weights(path)
     try:
         weights = canonical_weights(checkpoint)
-        # What the file says goes before what the shapes tell.
-        network = AIDN(**(aidn_config(weights) | checkpoint.get("config", {})))
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    load_strictly(network, weights, str(path))
-    return network.eval().requires_grad_(False), fingerprint(weights)
+    return load_method(weights, checkpoint.get("config", {}), str(path)), fingerprint(weights)
 
 
 def _checked(image: ArrayLike) -> NDArray[Any]:
@@ -371,13 +383,13 @@ def _pixels(tensor: Tensor) -> Pixels:
     return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def _scale_for(size: Size, target: Size) -> tuple[float, float]:
+def _scale_for(size: Size, target: Size, largest: float) -> tuple[float, float]:
     """Factors (vertical, horizontal) that bring ``size`` to ``target``."""
-    least = (math.ceil(size[0] / MAX_SCALE), math.ceil(size[1] / MAX_SCALE))
+    least = (math.ceil(size[0] / largest), math.ceil(size[1] / largest))
     if not (least[0] <= target[0] <= size[0] and least[1] <= target[1] <= size[1]):
         raise ValueError(
             f"cannot bring {size[1]}x{size[0]} to {target[1]}x{target[0]}: each side shrinks by a "
-            f"factor of {MAX_SCALE:g} at most, here to {least[1]}x{least[0]}, and never grows"
+            f"factor of {largest:g} at most, here to {least[1]}x{least[0]}, and never grows"
         )
     return size[0] / target[0], size[1] / target[1]
 

@@ -16,7 +16,7 @@ import torch
 
 from rescale_app import Rescaler
 from rescale_app.cli import main
-from rescale_arch import AIDN
+from rescale_arch import AIDN, VQIR
 from rescale_data.image_file import read_image, read_info, write_image
 from rescale_data.weight_file import save_weights
 
@@ -172,6 +172,33 @@ def test_a_bad_file_does_not_stop_the_rest(
     assert sorted(path.stem for path in lr.iterdir()) == sorted(ODD_SIZES)
 
 
+def test_vqir_by_16(picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    config: dict[str, Any] = {"ch": 32, "ch_mult": [1] * 5, "num_res_blocks": 1}
+    config |= {"z_channels": 32, "embed_dim": 32, "n_embed": 16}
+    weights = tmp_path / "vqir.safetensors"
+    save_weights(weights, VQIR(**config).state_dict(), config=config)
+    cv2.imwrite(picture, cv2.imread(picture)[:70, :100])
+    lr, back = str(tmp_path / "lr.png"), tmp_path / "back.png"
+    chosen = ["-m", "vqir16", "--weights", str(weights)]
+    assert main(["down", picture, "-o", lr, *chosen]) == 0
+    assert read_image(lr).shape == (5, 7, 3)
+    assert main(["up", lr, "-o", str(back), "--weights", str(weights)]) == 0
+    assert read_image(back).shape == (70, 100, 3)
+    restored = read_image(back)
+    cv2.imwrite(lr, cv2.imread(lr))  # strips the record
+    assert main(["up", lr, "-o", str(back), "--size", "100x70", *chosen]) == 0
+    np.testing.assert_array_equal(read_image(back), restored)
+    capsys.readouterr()
+    panel = str(tmp_path / "panel.png")
+    assert main(["compare", picture, "-o", panel, *chosen]) == 0
+    assert "VQIR16" in capsys.readouterr().out
+    assert main(["down", picture, "-o", lr, "-s", "2", *chosen]) == 2
+    assert "vqir16 has a factor of its own" in complaint(capsys)
+    assert main(["down", picture, "-o", lr, "-s", "2", "--weights", str(weights)]) == 1
+    assert "weights of vqir16, not of aidn" in complaint(capsys)
+
+
 def test_names_that_collide(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +232,7 @@ BAD_USAGE = [
     (["--size", "40", "-o", "o.png"], "'40' is no size"),
     (["--fit", "0", "-o", "o.png"], "'0' is no whole number"),
     (["-s", "2", "--fit", "9", "-o", "o.png"], "not allowed with"),
-    (["-o", "o.png"], "one of the arguments -s/--scale --fit --size is required"),
+    (["-o", "o.png"], "-s or --fit or --size is needed"),
     (["-s", "2", "-o", "o.gif"], "o.gif: name a file that ends in .png, .jpg, .jpeg"),
     (["-s", "2", "-o", "o.png", "--quality", "90"], "--quality is for jpg"),
     (["-s", "2", "-o", "o.jpg", "--quality", "101"], "'101' is no JPEG quality"),

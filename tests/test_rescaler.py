@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rescale_app import LRImage, Rescaler, RescaleWarning
 from rescale_app.picture import comparison_panel, error_map, side_by_side
-from rescale_arch import AIDN, lr_size
+from rescale_arch import AIDN, VQIR, lr_size
 from rescale_arch.rounding import quantize
 from rescale_data.image_file import LRInfo, read_image
 from rescale_data.weight_file import save_weights
@@ -127,7 +127,7 @@ def test_numbers_of_the_network_come_from_the_file(tmp_path: Path) -> None:
     config = {**TINY, "res_scale": 0.1}
     path = tmp_path / "net_g_latest.pth"
     torch.save({"params": AIDN(**config).state_dict(), "config": config}, path)
-    assert Rescaler(path, device="cpu").network.down_net.body[0].res_scale == 0.1
+    assert Rescaler(path, device="cpu").method.network.down_net.body[0].res_scale == 0.1
 
 
 def test_bfloat16_is_close(weights: Path, rescaler: Rescaler) -> None:
@@ -168,7 +168,7 @@ def test_error_map_and_panel_refuse_nonsense() -> None:
 @pytest.mark.parametrize(
     ("call", "culprit"),
     [
-        (lambda r: r.downscale(picture(20, 20)), "either scale or size"),
+        (lambda r: r.downscale(picture(20, 20)), "scale is missing"),
         (lambda r: r.downscale(picture(20, 20), 2, size=(5, 5)), "either scale or size"),
         (lambda r: r.downscale(picture(20, 20), 0.5), r"scale 0\.5 is out of range"),
         (lambda r: r.downscale(picture(20, 20), size=(4, 20)), "here to 5x5"),
@@ -192,11 +192,55 @@ def test_bad_input_is_named(rescaler: Rescaler, call: Any, culprit: str) -> None
         call(rescaler)
 
 
+@pytest.fixture(scope="module", params=[(16, 1), (16, 2), (32, 1)], ids=str)
+def vqir(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, VQIR]:
+    torch.manual_seed(0)
+    factor, stage = request.param
+    # strip attention has a head for every 64 channels
+    config = {"ch": 64, "ch_mult": [1] * 5, "num_res_blocks": 1, "z_channels": 32}
+    config |= {"factor": factor, "stage": stage, "embed_dim": 32, "n_embed": 16}
+    net = VQIR(**config).eval().requires_grad_(False)
+    path = tmp_path_factory.mktemp("vqir") / "net_g_latest.pth"
+    torch.save({"params": net.state_dict()}, path)
+    return path, net
+
+
+@torch.inference_mode()
+def test_vqir_by_its_own_factor(vqir: tuple[Path, VQIR]) -> None:
+    path, net = vqir
+    rescaler = Rescaler(path, device="cpu")
+    hr = picture(70, 100)
+    lr = rescaler.downscale(hr)
+    factor = net.factor
+    assert lr.info == LRInfo(f"vqir{factor}", (factor, factor), (70, 100), rescaler.fingerprint)
+    assert lr.pixels.shape == (*net.lr_size((70, 100)), 3)
+    tensor = torch.from_numpy(hr).permute(2, 0, 1)[None] / 255
+    stored = net.round_lr(net.downscale(tensor))
+    np.testing.assert_array_equal(lr.pixels, (stored * 255).round()[0].permute(1, 2, 0).numpy())
+    restored = quantize(net.upscale(stored, size=(70, 100)))[0].permute(1, 2, 0) * 255
+    np.testing.assert_array_equal(rescaler.upscale(lr), restored.round().numpy())
+    np.testing.assert_array_equal(rescaler.upscale(lr.pixels, size=(70, 100)), rescaler.upscale(lr))
+    with pytest.raises(ValueError, match=f"vqir{factor} downscales by {factor} and nothing else"):
+        rescaler.downscale(hr, 2.5)
+    with pytest.raises(ValueError, match="cannot aim at a size"):
+        rescaler.downscale(hr, size=(10, 10))
+    with pytest.raises(ValueError, match=f"at least {factor} x {factor}"):
+        rescaler.downscale(hr[:12])
+    with pytest.raises(ValueError, match=f"weights of vqir{factor}, not of aidn"):
+        Rescaler(path, method="aidn")
+
+
 def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.pth: no such weights file"):
         Rescaler(tmp_path / "gone.pth")
     with pytest.raises(ValueError, match="precision 'fp8'"):
         Rescaler(weights, precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="method 'edsr' is unknown: valid are aidn, vqir16"):
+        Rescaler(weights, method="edsr")
+    with pytest.raises(FileNotFoundError, match="no weights for vqir16 come along"):
+        Rescaler(method="vqir16")
     with pytest.raises(ValueError, match="device 'tpu'"):
         Rescaler(weights, device="tpu")  # type: ignore[arg-type]
     other = tmp_path / "other.pth"

@@ -1,0 +1,136 @@
+"""The networks behind one face: what `Rescaler` asks of each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from rescale_arch import AIDN, VQIR, lr_size, scale_pair
+from rescale_arch.official_weights import aidn_config, load_strictly, vqir_config
+from rescale_arch.scales import MAX_SCALE, Scale, Size
+
+METHODS = ("aidn", "vqir16", "vqir32")
+"""Names of the methods, as LR files carry them."""
+
+
+class Method(ABC):
+    """A rescaling network with its weights.
+
+    Attributes:
+        name: one of `METHODS`.
+        network: the network, in evaluation mode, without gradients.
+        max_scale: largest factor of an axis.
+    """
+
+    name: str
+    network: nn.Module
+    max_scale: float
+
+    @abstractmethod
+    def scale(self, scale: Scale | None) -> tuple[float, float]:
+        """The factors (vertical, horizontal) that ``scale`` stands for.
+
+        Raises:
+            ValueError: the network does not downscale by that.
+        """
+
+    @abstractmethod
+    def lr_size(self, size: Size, scale: tuple[float, float]) -> Size:
+        """Size (h, w) of the LR image of an HR image of ``size`` (H, W)."""
+
+    @abstractmethod
+    def downscale(self, hr: Tensor, scale: tuple[float, float]) -> Tensor:
+        """(1, 3, H, W) in [0, 1] -> (1, 3, h, w), not rounded."""
+
+    @abstractmethod
+    def upscale(self, lr: Tensor, scale: tuple[float, float], size: Size) -> Tensor:
+        """(1, 3, h, w) in [0, 1] -> (1, 3, H, W), not rounded."""
+
+
+class AIDNMethod(Method):
+    """Any factor in (1, 4], one for each axis."""
+
+    name = "aidn"
+    max_scale = MAX_SCALE
+    network: AIDN
+
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str):
+        # What the file says goes before what the shapes tell.
+        self.network = AIDN(**(aidn_config(weights) | dict(config)))
+        load_strictly(self.network, weights, source)
+
+    def scale(self, scale: Scale | None) -> tuple[float, float]:
+        """See `Method`."""
+        if scale is None:
+            raise ValueError("scale is missing: AIDN downscales by any factor above 1 and up to 4")
+        return scale_pair(scale)
+
+    def lr_size(self, size: Size, scale: tuple[float, float]) -> Size:
+        """See `Method`."""
+        return lr_size(size, scale)
+
+    def downscale(self, hr: Tensor, scale: tuple[float, float]) -> Tensor:
+        """See `Method`."""
+        return self.network.downscale(hr, scale)
+
+    def upscale(self, lr: Tensor, scale: tuple[float, float], size: Size) -> Tensor:
+        """See `Method`."""
+        return self.network.upscale(lr, scale, size=size)
+
+
+class VQIRMethod(Method):
+    """The factor 16 or 32 that the network is made for."""
+
+    network: VQIR
+
+    def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str):
+        self.network = VQIR(**(vqir_config(weights) | dict(config)))
+        load_strictly(self.network, weights, source)
+        self.max_scale = float(self.network.factor)
+        self.name = f"vqir{self.network.factor}"
+
+    def scale(self, scale: Scale | None) -> tuple[float, float]:
+        """See `Method`."""
+        own = (self.max_scale, self.max_scale)
+        given = (scale, scale) if isinstance(scale, int | float) else scale
+        if given is not None and tuple(given) != own:
+            raise ValueError(f"{self.name} downscales by {self.max_scale:g} and nothing else")
+        return own
+
+    def lr_size(self, size: Size, scale: tuple[float, float]) -> Size:
+        """See `Method`."""
+        return self.network.lr_size(size)
+
+    def downscale(self, hr: Tensor, scale: tuple[float, float]) -> Tensor:
+        """See `Method`."""
+        return self.network.downscale(hr)
+
+    def upscale(self, lr: Tensor, scale: tuple[float, float], size: Size) -> Tensor:
+        """See `Method`."""
+        return self.network.upscale(lr, size=size)
+
+
+def load_method(weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> Method:
+    """The method that ``weights`` are of.
+
+    Args:
+        weights: canonical state dict.
+        config: constructor keywords that the file states.
+        source: where both come from, for errors.
+
+    Raises:
+        ValueError: the weights fit none of them.
+    """
+    kind = VQIRMethod if any(name.startswith("icrm.") for name in weights) else AIDNMethod
+    try:
+        method = kind(weights, config, source)
+    except TypeError as error:  # a keyword in the file that the constructor does not have
+        raise ValueError(f"{source}: {error}") from error
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(source) else f"{source}: {text}") from error
+    method.network.eval().requires_grad_(False)
+    return method
