@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypedDict
 
+import cv2
 import lmdb
 import numpy as np
 import torch
@@ -57,6 +58,10 @@ class HRImageDataset(Dataset[Sample]):
             follows the file name is left unread. Default: all.
         recursive: Take the folders in a folder, too. Default: false.
         gt_size: Side of the crops in pixels. Needed for training.
+        half_size_probability: Crops are taken from the picture at half its size with this
+            probability (bilinear, as VQIR's second stage is trained). Default: 0.
+        size_multiple: Before a crop is taken, the sides of the picture, at full size or at half,
+            become multiples of this: the next smaller ones, again bilinear. Default: 1.
         use_hflip, use_rot: Flip from left to right; flip upside down and transpose. Default: false.
         mod_crop: Default: 1.
 
@@ -73,7 +78,8 @@ class HRImageDataset(Dataset[Sample]):
         {
             "name", "type", "phase", "scale",
             "dataroot_gt", "io_backend", "meta_info_file", "recursive",
-            "gt_size", "use_hflip", "use_rot", "mod_crop",
+            "gt_size", "use_hflip", "use_rot", "mod_crop", "half_size_probability",
+            "size_multiple",
             # Not read here, but by BasicSR's loaders and runner.
             "batch_size_per_gpu", "dataset_enlarge_ratio", "num_prefetch_queue",
             "num_worker_per_gpu", "persistent_workers", "pin_memory", "prefetch_mode",
@@ -102,6 +108,8 @@ class HRImageDataset(Dataset[Sample]):
         self.crops = phase == "train"
         self.gt_size = self._whole_number(opt, "gt_size", None if self.crops else 1)
         self.mod_crop = self._whole_number(opt, "mod_crop", 1)
+        self.size_multiple = self._whole_number(opt, "size_multiple", 1)
+        self.half_size_probability = self._probability(opt, "half_size_probability")
         self.use_hflip = self._switch(opt, "use_hflip")
         self.use_rot = self._switch(opt, "use_rot")
         self._source = self._open_source(opt)
@@ -127,7 +135,8 @@ class HRImageDataset(Dataset[Sample]):
     def _random_crop(self, image: Image, generator: torch.Generator | None) -> Image:
         # The same number of draws whatever the picture and the options are, so that one sample
         # does not change the next.
-        draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+        draws = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
+        image = self._resized(image, 2 if draws[5] < self.half_size_probability else 1)
         size = self.gt_size
         height, width = image.shape[:2]
         if height < size or width < size:
@@ -145,6 +154,15 @@ class HRImageDataset(Dataset[Sample]):
             image = image.transpose(1, 0, 2)
         return image
 
+    def _resized(self, image: Image, reduction: int) -> Image:
+        height, width = (
+            max(self.size_multiple, side // reduction // self.size_multiple * self.size_multiple)
+            for side in image.shape[:2]
+        )
+        if (height, width) == image.shape[:2]:
+            return image
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
     def _mod_crop(self, image: Image, path: str) -> Image:
         height, width = (side - side % self.mod_crop for side in image.shape[:2])
         if not height or not width:
@@ -158,6 +176,12 @@ class HRImageDataset(Dataset[Sample]):
         value = opt.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{self.name}: {key} must be a whole number over 0, not {value!r}")
+        return value
+
+    def _probability(self, opt: Mapping[str, Any], key: str) -> float:
+        value = opt.get(key, 0)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise ValueError(f"{self.name}: {key} must be a number from 0 to 1, not {value!r}")
         return value
 
     def _switch(self, opt: Mapping[str, Any], key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from rescale_data.atomic import replacing
+from rescale_data.foreign_checkpoint import read_foreign_checkpoint
 
 
 def read_weights(path: str | PathLike[str]) -> dict[str, Any]:
@@ -25,7 +27,9 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Any]:
 
     Returns:
         What the file holds, on the CPU. A safetensors file comes as ``{"params": {name: tensor}}``
-        plus ``"config"``, the constructor keywords of the network, where it states them.
+        plus ``"config"``, the constructor keywords of the network, where it states them. Objects of
+        foreign classes, which trainers such as PyTorch Lightning put beside the weights, come as
+        stand-ins that know nothing; those classes need not be installed.
 
     Raises:
         FileNotFoundError: no such file.
@@ -37,8 +41,8 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Any]:
     if name.endswith(".safetensors"):
         return _read_safetensors(name)
     try:
-        checkpoint = torch.load(name, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        checkpoint = _read_pickle(name)
+    except Exception as error:  # a damaged pickle makes PyTorch's reader fail in any way there is
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{name}: no checkpoint that can be loaded safely ({reason})") from error
     if not isinstance(checkpoint, Mapping):
@@ -87,6 +91,15 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(weights[name].detach().cpu().float().contiguous().numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _read_pickle(name: str) -> Any:
+    try:
+        return torch.load(name, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(name):
+            raise
+    return read_foreign_checkpoint(name)
 
 
 def _read_safetensors(name: str) -> dict[str, Any]:

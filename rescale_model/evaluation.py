@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from rescale_data.image_file import LRInfo, read_image, to_float, write_file, wr
 
 PROTOCOLS = ("8bit", "float")
 LR_FORMATS = ("png", "jpeg")
-IMAGES = ("hr", "lr", "bicubic")
+IMAGES = ("hr", "lr", "bicubic", "half", "quarter")
 BETTER = ("higher", "lower")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -55,9 +55,9 @@ class Evaluation:
 
     Options:
         ``metrics``: name -> BasicSR's metric options; further ``image``, which of the images is
-            judged (``hr``, default; ``lr``; ``bicubic``, bicubic both ways, for comparison), and
-            ``better`` (``higher``, default, or ``lower``). ``crop_border`` is ceil(scale) unless
-            given.
+            judged (``hr``, default; ``lr``; ``bicubic``, bicubic both ways, for comparison; of VQIR
+            with refinement also ``half`` and ``quarter``, its smaller images), and ``better``
+            (``higher``, default, or ``lower``). ``crop_border`` is the model's unless given.
         ``protocol``: ``8bit`` (default) rounds all images as files do; ``float`` leaves restored
             images and the bicubic LR reference unrounded, as the AIDN authors score.
         ``lr_format``: ``png`` or ``jpeg``: the LR image goes through a real file; default: it does
@@ -66,17 +66,21 @@ class Evaluation:
             ``<image>_x<scale>_lr.png`` (or ``.jpg``).
         ``pbar``: progress bar. ``suffix``: end of the names of saved pictures.
 
+    Args:
+        opt: these options.
+        images: those that there will be.
+
     Raises:
         ValueError: an option has no valid value.
     """
 
-    def __init__(self, opt: Mapping[str, Any]) -> None:
+    def __init__(self, opt: Mapping[str, Any], images: Collection[str] = IMAGES) -> None:
         self.metrics: dict[str, dict[str, Any]] = {
             name: {"better": "higher", "image": "hr", **options}
             for name, options in (opt.get("metrics") or {}).items()
         }
         for name, options in self.metrics.items():
-            _choice(f"metrics: {name}: image", options["image"], IMAGES)
+            _choice(f"metrics: {name}: image", options["image"], images)
             _choice(f"metrics: {name}: better", options["better"], BETTER)
         self.protocol: str = opt.get("protocol", "8bit")
         _choice("protocol", self.protocol, PROTOCOLS)
@@ -208,7 +212,8 @@ class Evaluation:
             metric_options = {"crop_border": pair.border, **options}
             del metric_options["image"]
             border = metric_options["crop_border"]
-            if min(pair.image.shape[-2:]) <= 2 * border + 10:  # SSIM's window is 11 pixels wide
+            window = 11 if "ssim" in options["type"] else 1
+            if min(pair.image.shape[-2:]) < 2 * border + window:
                 raise ValueError(f"{name}: too small to be scored within a border of {border}")
             data = {"img": self._scored(pair.image), "img2": self._scored(pair.reference)}
             scores[metric] = float(calculate_metric(data, metric_options))
@@ -254,6 +259,6 @@ def _find(stem: str) -> str:
     raise FileNotFoundError(f"no LR file {stem}.png (or {', '.join(_SUFFIXES[1:])})")
 
 
-def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:
+def _choice(name: str, value: str, valid: Collection[str]) -> None:
     if value not in valid:
         raise ValueError(f"option val: {name} is {value!r}: valid are {', '.join(valid)}")

@@ -36,13 +36,17 @@ from rescale_model.scale_schedule import ScaleSchedule
 _TOP = {
     "name", "model_type", "plugin", "scale", "num_gpu", "manual_seed", "datasets", "path", "train",
     "val", "logger", "dist_params", "find_unused_parameters", "sync_bn", "network_g",
+    "network_d", "color_order",
 }  # fmt: skip
 _PATH = {
     "strict_load_g", "param_key_g", "pretrain_network_g", "resume_state", "ignore_resume_networks",
+    "strict_load_d", "param_key_d", "pretrain_network_d", "param_key_vqgan",
+    "pretrain_network_vqgan",
 }  # fmt: skip
 _TRAIN = {
     "ema_decay", "optim_g", "scheduler", "total_iter", "warmup_iter", "precision", "scales",
-    "pixel_opt", "guide_opt",
+    "pixel_opt", "guide_opt", "percep_opt", "codebook_opt", "gan_opt", "optim_d", "gan_start",
+    "adaptive_weight", "revive_codes", "code_opt", "gram_opt", "edge_opt",
 }  # fmt: skip
 _VAL = {
     "val_freq", "save_img", "pbar", "suffix", "scales", "metrics", "protocol", "precision",
@@ -193,7 +197,7 @@ def _path_problems(path: Any, is_train: bool) -> Iterator[str]:
     yield from _unknown("path: ", path, _PATH)
     if not isinstance(path, dict):
         return
-    for key in ("pretrain_network_g", "resume_state"):
+    for key in sorted(key for key in _PATH if key.startswith(("pretrain_", "resume_"))):
         yield from _missing_path(f"path: {key}", path.get(key))
     if not is_train and not path.get("pretrain_network_g"):
         yield "path: pretrain_network_g is missing: the weights to test"
@@ -205,13 +209,14 @@ def _train_problems(train: Any) -> Iterator[str]:
         return
     yield from _numbers("train: ", train, {"total_iter": 1})
     yield from _missing("train: ", train, ["optim_g", "scheduler"])
-    if "optim_g" in train:
-        yield from _optimizer_problems(train["optim_g"])
+    for key in ("optim_g", "optim_d"):
+        if train.get(key) is not None or (key == "optim_g" and key in train):
+            yield from _optimizer_problems(f"train: {key}: ", train[key])
     if "scheduler" in train:
         where = "train: scheduler: "
         yield from _arguments(where, train["scheduler"], _SCHEDULERS, {"optimizer", "last_epoch"})
-    for key in ("pixel_opt", "guide_opt"):
-        if key in train:
+    for key in sorted(key for key in _TRAIN & train.keys() if key.endswith("_opt")):
+        if train[key] is not None or key in ("pixel_opt", "guide_opt"):
             yield from _arguments(f"train: {key}: ", train[key], LOSS_REGISTRY)
     scales = train.get("scales")
     if scales is not None:
@@ -226,8 +231,7 @@ def _train_problems(train: Any) -> Iterator[str]:
     yield from _text_numbers("train", train)
 
 
-def _optimizer_problems(given: Any) -> Iterator[str]:
-    where = "train: optim_g: "
+def _optimizer_problems(where: str, given: Any) -> Iterator[str]:
     if not isinstance(given, dict):
         yield f"{where.rstrip(': ')} is not a mapping"
         return
@@ -370,7 +374,8 @@ def _nearest(name: Any, known: Iterable[str]) -> str:
 
 
 def _is_in(registry: Registry | dict[str, Any], name: Any) -> bool:
-    return isinstance(name, str) and name in registry
+    # BasicSR registers some classes of its own with a suffix, and finds them without it
+    return isinstance(name, str) and (name in registry or f"{name}_basicsr" in registry)
 
 
 def _is_number(value: Any, minimum: int) -> bool:

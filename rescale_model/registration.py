@@ -5,18 +5,23 @@ from __future__ import annotations
 from basicsr.utils.registry import (
     ARCH_REGISTRY,
     DATASET_REGISTRY,
+    LOSS_REGISTRY,
     MODEL_REGISTRY,
     Registry,
 )
 
-from rescale_arch import AIDN
+from rescale_arch import AIDN, VQGAN, VQIR
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_model.aidn_model import AIDNModel
+from rescale_model.rescale_loss import CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss
+from rescale_model.vqgan_model import VQGANModel
+from rescale_model.vqir_model import VQIRModel, VQIRRefineModel
 
 _REGISTERED: tuple[tuple[Registry, tuple[type, ...]], ...] = (
-    (ARCH_REGISTRY, (AIDN,)),
+    (ARCH_REGISTRY, (AIDN, VQGAN, VQIR)),
     (DATASET_REGISTRY, (HRImageDataset,)),
-    (MODEL_REGISTRY, (AIDNModel,)),
+    (LOSS_REGISTRY, (CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss)),
+    (MODEL_REGISTRY, (AIDNModel, VQGANModel, VQIRModel, VQIRRefineModel)),
 )
 
 

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,12 @@ class RescalingModel(SRModel, ABC):
         ``sync_bn: true`` -- batch statistics over all ranks (GPU only);
         ``train: optim_g: type`` -- any optimiser of ``torch.optim``;
         ``val:`` -- see :class:`rescale_model.evaluation.Evaluation`.
+
+    Attributes:
+        judged: the names that :meth:`round_trip` gives images under.
     """
+
+    judged: Collection[str] = ("hr", "lr", "bicubic")
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["dist"]:
@@ -57,7 +62,7 @@ class RescalingModel(SRModel, ABC):
         super().__init__(opt)
         self.evaluation = None
         if opt.get("val"):
-            self.evaluation = Evaluation(opt["val"])
+            self.evaluation = Evaluation(opt["val"], self.judged)
             self.validation_cases()  # a wrong option is told now, not at the first validation
 
     # training ---------------------------------------------------------------------------------
@@ -201,16 +206,9 @@ class RescalingModel(SRModel, ABC):
             ValueError: the file is no checkpoint, or does not fit; the message lists what differs.
         """
         net = self.get_bare_model(net)
-        checkpoint = read_weights(load_path)
-        logger = get_root_logger()
-        if param_key in ("params", "params_ema") and param_key not in checkpoint:
-            param_key = None
-        try:
-            weights = canonical_weights(checkpoint, param_key)
-        except ValueError as error:
-            raise ValueError(f"{load_path}: {error}") from None
-        logger.info(f"Loading {type(net).__name__} from {load_path}, key {param_key or 'found'}.")
+        weights = self.read_network(load_path, param_key)
         if not strict:
+            logger = get_root_logger()
             own = net.state_dict()
             shared = {
                 name: value
@@ -223,6 +221,18 @@ class RescalingModel(SRModel, ABC):
             logger.warning(f"Not loaded from it: {sorted(weights.keys() - shared.keys())}")
             weights = {**own, **shared}
         load_strictly(net, weights, load_path)
+
+    def read_network(self, load_path: str, param_key: str | None = "params") -> dict[str, Tensor]:
+        """The weights that a file holds; for arguments and errors see :meth:`load_network`."""
+        checkpoint = read_weights(load_path)
+        if param_key in ("params", "params_ema") and param_key not in checkpoint:
+            param_key = None
+        try:
+            weights = canonical_weights(checkpoint, param_key)
+        except ValueError as error:
+            raise ValueError(f"{load_path}: {error}") from None
+        get_root_logger().info(f"Loading {load_path}, key {param_key or 'found'}.")
+        return weights
 
     @master_only
     def save_network(
@@ -243,9 +253,13 @@ class RescalingModel(SRModel, ABC):
         checkpoint: dict[str, Any] = {
             "config": {key: value for key, value in options.items() if key != "type"}
         }
+        saved: dict[tuple[str, int], Tensor] = {}
         for key, module in zip(keys, nets, strict=True):
             state = self.get_bare_model(module).state_dict()
-            checkpoint[key] = {name: value.cpu() for name, value in state.items()}
+            for name, value in state.items():  # what two networks share is stored once
+                if (name, value.data_ptr()) not in saved:
+                    saved[name, value.data_ptr()] = value.cpu()
+            checkpoint[key] = {name: saved[name, value.data_ptr()] for name, value in state.items()}
         label = "latest" if current_iter == -1 else current_iter
         _save(checkpoint, os.path.join(self.opt["path"]["models"], f"{net_label}_{label}.pth"))
 
@@ -283,8 +297,7 @@ class RescalingModel(SRModel, ABC):
             case: a value of :meth:`validation_cases`.
 
         Returns:
-            Images under the names that ``val: metrics: ..: image`` takes: ``lr``, ``hr`` and
-            ``bicubic``.
+            Images under the names that ``val: metrics: ..: image`` takes, those of ``judged``.
         """
 
     def validation(
@@ -385,7 +398,7 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """
     cls = getattr(torch.optim, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise ValueError(f"option optim_g: type: torch.optim has no optimiser {name!r}")
+        raise ValueError(f"option type: torch.optim has no optimiser {name!r}")
     return cls
 
 

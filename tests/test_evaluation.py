@@ -398,7 +398,7 @@ def test_a_picture_that_is_too_small_is_named(
 ) -> None:
     (tmp_path / "tiny").mkdir()
     with Image.open(pictures / "coffee.png") as picture:
-        picture.crop((0, 0, 40, 40)).save(tmp_path / "tiny" / "spot.png")
+        picture.crop((0, 0, 14, 14)).save(tmp_path / "tiny" / "spot.png")
     changes = {"datasets: test_1: dataroot_gt": str(tmp_path / "tiny")}
     model = AIDNModel(model_options(changed(options, changes), tmp_path, is_train=False))
     with pytest.raises(ValueError, match="spot: too small to be scored within a border of 3"):

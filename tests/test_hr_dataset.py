@@ -141,6 +141,70 @@ def test_small_pictures_are_reflected_up_to_size(tmp_path_factory, height, width
                 assert (lines[position] == lines[min(bounce, period - bounce)]).all()
 
 
+def test_crops_of_full_and_half_size(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    write_image(tmp_path / "a.png", image)
+    # at an exact half, bilinear is the mean of 2 x 2 pixels
+    half = image.reshape(32, 2, 48, 2, 3).mean((1, 3))
+    counts = {}
+    for probability in (0, 0.25, 1):
+        items = dataset(
+            tmp_path,
+            use_hflip=False,
+            use_rot=False,
+            gt_size=32,
+            size_multiple=16,
+            half_size_probability=probability,
+        )
+        halves = 0
+        for seed in range(40):
+            crop = to_pixels(items[0, seed]["gt"])
+            is_full, is_half = (
+                any(
+                    np.abs(whole[top : top + 32, left : left + 32] - crop.astype(float)).max() < 1
+                    for top in range(whole.shape[0] - 31)
+                    for left in range(whole.shape[1] - 31)
+                )
+                for whole in (image.astype(float), half)
+            )
+            assert is_full != is_half
+            halves += is_half
+        counts[probability] = halves
+    assert counts[0] == 0
+    assert 3 <= counts[0.25] <= 20
+    assert counts[1] == 40
+
+
+@pytest.mark.parametrize(
+    ("sides", "probability", "expected"),
+    [
+        ((50, 70), 0, (48, 64)),
+        ((100, 134), 1, (48, 64)),
+        ((48, 64), 0, (48, 64)),
+        ((20, 9), 1, (16, 16)),
+    ],
+)
+def test_sides_become_multiples_before_a_crop(tmp_path, sides, probability, expected):
+    ramp = np.linspace(0, 255, sides[0])[:, None, None] * np.ones((1, sides[1], 3))
+    write_image(tmp_path / "a.png", ramp.round().astype(np.uint8))
+    size = max(expected)
+    items = dataset(
+        tmp_path,
+        use_hflip=False,
+        use_rot=False,
+        gt_size=size,
+        size_multiple=16,
+        half_size_probability=probability,
+    )
+    crop = to_pixels(items[0]["gt"]).astype(int)
+    # nothing is cut off: from black to white, and only then the reflection
+    assert crop[0].max() <= 8
+    assert crop[expected[0] - 1].min() >= 247
+    assert (np.diff(crop[: expected[0], 0, 0]) >= 0).all()
+    if expected[0] < size:
+        assert (crop[expected[0]] == crop[expected[0] - 2]).all()
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "I;16"])
 def test_odd_modes(tmp_path, mode):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8))
@@ -174,7 +238,8 @@ def test_a_sample_draws_the_same_number_whatever_the_options(tmp_path):
         write_image(tmp_path / f"{number}.png", np.zeros((side, side, 3), np.uint8))
     states = set()
     for flip in (True, False):
-        items = dataset(tmp_path, use_hflip=flip, use_rot=flip)
+        halves = 0.5 if flip else "absent"
+        items = dataset(tmp_path, use_hflip=flip, use_rot=flip, half_size_probability=halves)
         for index in range(3):
             torch.manual_seed(0)
             _ = items[index]
@@ -357,6 +422,9 @@ def test_recursive(pictures, tmp_path):
         ({"gt_size": 0}, "gt_size must be"),
         ({"gt_size": "192"}, "gt_size must be .* not '192'"),
         ({"mod_crop": 1.5}, "mod_crop must be"),
+        ({"size_multiple": 0}, "size_multiple must be a whole number over 0, not 0"),
+        ({"half_size_probability": 2}, "half_size_probability must be .* 0 to 1, not 2"),
+        ({"half_size_probability": "half"}, "half_size_probability must be"),
         ({"use_hflip": "yes"}, "use_hflip must be true or false, not 'yes'"),
         ({"dataroot_gt": "absent"}, "dataroot_gt must name a folder, not None"),
         ({"dataroot_gt": 3}, "dataroot_gt must name a folder, not 3"),

@@ -66,8 +66,9 @@ def test_shipped_options_lack_nothing_but_the_data(path: Path, tmp_path: Path) -
     assert options["plugin"] == "rescale_model.register"
     for dataset in options["datasets"].values():
         dataset["dataroot_gt"] = str(tmp_path)
-    if options["path"]["pretrain_network_g"]:
-        options["path"]["pretrain_network_g"] = str(tmp_path)
+    for key, value in options["path"].items():
+        if key.startswith("pretrain_network") and value:
+            options["path"][key] = str(tmp_path)
     check_options(
         str(write_options(tmp_path / path.name, changed(options, {"plugin": ...}))),
         is_train=path.parent.name == "train",

@@ -1,0 +1,160 @@
+"""Checkpoints that hold objects of classes that are not there, read without running anything.
+
+Trainers such as PyTorch Lightning pickle their callbacks and configurations beside the weights,
+and ``torch.load(weights_only=True)`` refuses the whole file for them. Here every name that a pickle
+asks for is answered from a short list or by a stand-in that ignores whatever is done with it;
+nothing is ever imported or looked up. So a hostile pickle finds nothing to call.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_STORAGES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+# What configurations hold of the standard library. Any other name in it is no class that somebody
+# keeps beside weights, but one for getting something run.
+_USUAL_MODULES = {"argparse", "collections", "datetime", "enum", "pathlib", "typing"}
+_USUAL_BUILTINS = {
+    "bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set",
+    "slice", "str", "tuple",
+}  # fmt: skip
+
+
+def read_foreign_checkpoint(path: str) -> Any:
+    """Reads a file of ``torch.save`` in PyTorch's zip format.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it holds: containers, numbers, text and tensors on the CPU; for any other object a
+        stand-in, which knows nothing.
+
+    Raises:
+        pickle.UnpicklingError: the file is damaged, or asks for what no checkpoint needs.
+        OSError: the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _Unpickler(archive).load()
+    except (pickle.UnpicklingError, OSError):
+        raise
+    except Exception as error:  # pickles that were made by hand fail in any way there is
+        raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise pickle.UnpicklingError("not in PyTorch's zip format")
+        super().__init__(io.BytesIO(archive.read(pickles[0])))
+        self._archive = archive
+        self._root = pickles[0].removesuffix("data.pkl")
+        if f"{self._root}byteorder" in archive.namelist():
+            order = archive.read(f"{self._root}byteorder").decode()
+            if order != sys.byteorder:
+                raise pickle.UnpicklingError(f"written on a machine with {order} byte order")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle may call or refer to; nothing is imported."""
+        full_name = f"{module}.{name}"
+        if full_name == "collections.OrderedDict":
+            return OrderedDict
+        if full_name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+            return _RebuildTensor()
+        if full_name == "torch._utils._rebuild_parameter":
+            return _RebuildParameter()
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        root = module.partition(".")[0]
+        if root in ("__builtin__", "builtins"):  # the former is the name in pickles of protocol 2
+            refused = name not in _USUAL_BUILTINS
+        elif full_name == "_codecs.encode":  # bytes in pickles of protocol 2
+            refused = False
+        else:
+            refused = root in sys.stdlib_module_names and root not in _USUAL_MODULES
+        if refused:
+            raise pickle.UnpicklingError(f"it asks for {full_name}")
+        # A class of its own for each request: what a pickle does to it concerns nothing else.
+        return type("StandIn", (_StandIn,), {})
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """The storage that ``pid`` refers to, as a tensor of one dimension."""
+        kind, dtype, key, _, size = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(size, int):
+            raise pickle.UnpicklingError(f"it refers to {kind!r}, which is not known here")
+        content = bytearray(self._archive.read(f"{self._root}data/{key}"))
+        if not content and size == 0:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(content, dtype=dtype, count=size)
+
+
+class _RebuildTensor:
+    """``torch._utils._rebuild_tensor_v2``; has no attributes, so that a pickle can set none."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any
+    ) -> Tensor:
+        if not isinstance(storage, Tensor):
+            raise pickle.UnpicklingError("it has a tensor without a storage")
+        return torch.as_strided(storage, size, stride, offset)  # within its bounds, or it raises
+
+
+class _RebuildParameter:
+    """``torch._utils._rebuild_parameter``, which gives a plain tensor here."""
+
+    __slots__ = ()
+
+    def __call__(self, data: Tensor, *_: Any) -> Tensor:
+        return data
+
+
+class _StandIn:
+    """In place of an object of an unknown class: takes what unpickling gives it, and keeps nothing.
+
+    Made by a call or by ``__new__``, filled by ``__setstate__``, ``append`` or item by item.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+    def __setitem__(self, _: Any, __: Any) -> None:
+        pass
+
+    def append(self, _: Any) -> None:
+        pass
+
+    def extend(self, _: Any) -> None:
+        pass
+
+    def add(self, _: Any) -> None:
+        pass

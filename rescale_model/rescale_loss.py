@@ -1,0 +1,187 @@
+"""The losses of VQGAN and VQIR that BasicSR does not have.
+
+The papers weigh losses on images in [-1, 1], while images here are in [0, 1]: the losses of images
+below take [0, 1] and convert, so that a ``loss_weight`` means what it does in the papers.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import rescale_compat  # noqa: F401  first: it lets torchvision import
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rescale_data.weight_file import read_weights
+
+_BLUR = (0.05, 0.25, 0.4, 0.25, 0.05)
+_BACKBONES = {
+    "vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
+    "alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
+}
+
+
+class CodeBookLoss(nn.Module):
+    """Draws features and their codes towards each other (VQ-VAE, arXiv 1711.00937, equation 3).
+
+    ``beta * mean((z - sg[codes])^2) + mean((sg[z] - codes)^2)``, sg stopping the gradient: the
+    first term trains the encoder, the second the code book.
+
+    Args:
+        loss_weight: factor of the sum.
+        beta: weight of the encoder's term.
+        legacy_beta: put ``beta`` on the code book's term instead, as the released VQGANs were
+            trained; a slip in their code that its authors found later and kept by this name.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, beta: float = 0.25, legacy_beta: bool = False
+    ) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.encoder_weight, self.book_weight = (1.0, beta) if legacy_beta else (beta, 1.0)
+
+    def forward(self, z: Tensor, codes: Tensor) -> Tensor:
+        """Features and their nearest codes, which must carry the code book's gradient.
+
+        Shape:
+            any, the same for both -> ()
+        """
+        encoder = F.mse_loss(z, codes.detach())
+        book = F.mse_loss(codes, z.detach())
+        return self.loss_weight * (self.encoder_weight * encoder + self.book_weight * book)
+
+
+class GramLoss(nn.Module):
+    """Mean squared difference of Gram matrices over positions (VQIR, IEEE TCSVT 2024).
+
+    The Gram matrix of features X (C, hw) is X^T X / hw: how alike each two positions are.
+
+    Args:
+        loss_weight: factor.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Features, not images: no range is assumed.
+
+        Shape:
+            (B, C, h, w), the same -> (); memory grows with (h w)^2
+        """
+        return self.loss_weight * F.mse_loss(_gram(pred), _gram(target))
+
+
+class EdgeLoss(nn.Module):
+    """Mean absolute difference of Laplacians (VQIR; the loss is from MPRNet, arXiv 2102.02808).
+
+    The Laplacian is an image minus its blur after down- and upsampling by two.
+
+    Args:
+        loss_weight: factor of the loss on images in [-1, 1]; given are images in [0, 1].
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Images in [0, 1] of any size.
+
+        Shape:
+            (B, C, H, W), the same -> ()
+        """
+        # Linear, so the difference of Laplacians is the Laplacian of the difference, and
+        # [-1, 1] instead of [0, 1] doubles it.
+        return self.loss_weight * 2 * _laplacian(pred - target).abs().mean()
+
+
+class LPIPSLoss(nn.Module):
+    """Learned perceptual distance (LPIPS, CVPR 2018, arXiv 1801.03924), by the package ``lpips``.
+
+    Nothing is downloaded: the package brings its own few weights, those of the backbone are read
+    from a file.
+
+    Args:
+        loss_weight: factor.
+        net: backbone, ``vgg`` or ``alex``.
+        backbone: file of torchvision's ImageNet weights for it; default: the one that torchvision
+            itself would keep, in the folder ``checkpoints`` of ``torch.hub.get_dir()``.
+
+    Raises:
+        ValueError: ``net`` is unknown, ``lpips`` is not installed, or the file does not fit.
+        FileNotFoundError: there is no file of backbone weights; the message says where to get it.
+    """
+
+    def __init__(
+        self, loss_weight: float = 1.0, net: str = "vgg", backbone: str | None = None
+    ) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        if net not in _BACKBONES:
+            raise ValueError(f"LPIPSLoss: net is {net!r}: valid are {', '.join(_BACKBONES)}")
+        try:
+            import lpips
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "LPIPSLoss needs a package that is not installed: pip install lpips"
+            ) from error
+        url = _BACKBONES[net].url
+        path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
+        path = os.path.expanduser(backbone) if backbone is not None else path
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"LPIPSLoss: no weights of its backbone at {path}: download {url} to there, or "
+                "name a file of them in the option backbone"
+            )
+        with warnings.catch_warnings():
+            # of torchvision, whose former argument for "no weights" lpips uses
+            warnings.simplefilter("ignore")
+            self.distance = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        _load_backbone(self.distance.net, path)
+        self.distance.requires_grad_(False).eval()
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """RGB images in [0, 1].
+
+        Shape:
+            (B, 3, H, W), the same -> ()
+        """
+        distance: Tensor = self.distance(pred, target, normalize=True)
+        return self.loss_weight * distance.mean()
+
+
+def _gram(x: Tensor) -> Tensor:
+    x = x.flatten(2)
+    return x.mT @ x / x.shape[-1]
+
+
+def _laplacian(x: Tensor) -> Tensor:
+    half = _blur(x)[..., ::2, ::2]
+    spread = torch.zeros_like(x)
+    spread[..., ::2, ::2] = half * 4
+    return x - _blur(spread)
+
+
+def _blur(x: Tensor) -> Tensor:
+    channels = x.shape[1]
+    row = x.new_tensor(_BLUR).expand(channels, 1, 1, -1)
+    x = F.pad(x, (2, 2, 2, 2), mode="replicate")
+    return F.conv2d(F.conv2d(x, row, groups=channels), row.mT, groups=channels)
+
+
+def _load_backbone(net: nn.Module, path: str) -> None:
+    """Loads torchvision's ``features.<index>.*`` into lpips' ``slice<number>.<index>.*``."""
+    weights = read_weights(path)
+    own = net.state_dict()
+    sources = {name: f"features.{name.partition('.')[2]}" for name in own}
+    for name, source in sources.items():
+        if source not in weights or weights[source].shape != own[name].shape:
+            raise ValueError(f"{path}: not the weights of LPIPS' backbone, {source} does not fit")
+    net.load_state_dict({name: weights[source] for name, source in sources.items()})
