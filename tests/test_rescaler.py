@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage import data
 
 from rescale_app import LRImage, Rescaler, RescaleWarning
 from rescale_app.picture import comparison_panel, error_map, side_by_side
@@ -247,3 +248,13 @@ def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(2)}, other)
     with pytest.raises(ValueError, match=r"other\.pth: not the weights of an AIDN"):
         Rescaler(other)
+
+
+def test_shipped_weights_are_the_default_and_ahead_of_bicubic() -> None:
+    rescaler = Rescaler(device="cpu")
+    assert rescaler.fingerprint == Rescaler("aidn-small", device="cpu").fingerprint
+    hr = data.chelsea()[60:240, 120:330]  # no picture of the training
+    for scale, gain in ((1.5, 2.0), (2.5, 1.5), (3.5, 1.0)):
+        comparison = rescaler.compare(hr, scale)
+        assert comparison.quality.psnr_y > comparison.bicubic_quality.psnr_y + gain
+        assert comparison.lr_psnr_y > 40
