@@ -112,6 +112,23 @@ class RescalingModel(SRModel, ABC):
         self.optimizer_g = self.get_optimizer(options.pop("type"), trained, **options)
         self.optimizers.append(self.optimizer_g)
 
+    def build_discriminator(self) -> None:
+        """Builds ``net_d`` as the option ``network_d`` says, for models that train one."""
+        self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
+        self.print_network(self.net_d)
+        path = self.opt["path"]
+        if path.get("pretrain_network_d"):
+            strict, key = path.get("strict_load_d", True), path.get("param_key_d", "params")
+            self.load_network(self.net_d, path["pretrain_network_d"], strict, key)
+        self.net_d.train()
+
+    def setup_discriminator_optimizer(self) -> None:
+        """The second optimiser, over the discriminator."""
+        options = dict(self.opt["train"]["optim_d"])
+        parameters: list[Tensor] = list(self.net_d.parameters())
+        self.optimizer_d = self.get_optimizer(options.pop("type"), parameters, **options)
+        self.optimizers.append(self.optimizer_d)
+
     def get_optimizer(
         self, optim_type: str, params: list[Tensor], lr: float, **kwargs: Any
     ) -> torch.optim.Optimizer:

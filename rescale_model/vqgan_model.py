@@ -9,7 +9,6 @@ import rescale_compat  # noqa: F401  first: it lets basicsr import
 
 import torch
 import torch.distributed as dist
-from basicsr.archs import build_network
 from basicsr.losses import build_loss
 from torch import Tensor, nn
 
@@ -61,7 +60,7 @@ class VQGANModel(RescalingModel):
         self._build_discriminator()
 
     def _build_discriminator(self) -> None:
-        train_opt, path = self.opt["train"], self.opt["path"]
+        train_opt = self.opt["train"]
         given = {
             "network_d": self.opt.get("network_d"),
             "train: gan_opt": train_opt.get("gan_opt"),
@@ -77,25 +76,13 @@ class VQGANModel(RescalingModel):
         self.gan_weight: float = train_opt["gan_opt"].get("loss_weight", 1.0)
         self.adaptive_weight: bool = train_opt.get("adaptive_weight", True)
         self.cri_gan = build_loss({**train_opt["gan_opt"], "loss_weight": 1.0}).to(self.device)
-        self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
-        self.print_network(self.net_d)
-        if path.get("pretrain_network_d") is not None:
-            self.load_network(
-                self.net_d,
-                path["pretrain_network_d"],
-                path.get("strict_load_d", True),
-                path.get("param_key_d", "params"),
-            )
-        self.net_d.train()
+        self.build_discriminator()
 
     def setup_optimizers(self) -> None:
         """One optimiser for the network, one for the discriminator."""
         super().setup_optimizers()
         if self.adversarial:
-            options = dict(self.opt["train"]["optim_d"])
-            parameters: list[Tensor] = list(self.net_d.parameters())
-            self.optimizer_d = self.get_optimizer(options.pop("type"), parameters, **options)
-            self.optimizers.append(self.optimizer_d)
+            self.setup_discriminator_optimizer()
 
     # training ---------------------------------------------------------------------------------
 

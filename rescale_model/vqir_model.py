@@ -11,7 +11,6 @@ from typing import Any
 import rescale_compat  # noqa: F401  first: it lets basicsr import
 
 import torch
-from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from rescale_arch import VQIR, imresize
@@ -249,17 +248,7 @@ class VQIRRefineModel(VQIRModel):
         """Builds the discriminator as well."""
         if not self.opt.get("network_d"):
             raise ValueError("option network_d is missing: stage 2 trains with a discriminator")
-        self.net_d = self.model_to_device(build_network(self.opt["network_d"]))
-        self.print_network(self.net_d)
-        path = self.opt["path"]
-        if path.get("pretrain_network_d"):
-            self.load_network(
-                self.net_d,
-                path["pretrain_network_d"],
-                path.get("strict_load_d", True),
-                path.get("param_key_d", "params"),
-            )
-        self.net_d.train()
+        self.build_discriminator()
         super().init_training_settings()
 
     def build_losses(self) -> None:
@@ -276,11 +265,7 @@ class VQIRRefineModel(VQIRModel):
         super().setup_optimizers()
         if not self.opt["train"].get("optim_d"):
             raise ValueError("option train: optim_d is missing: the discriminator's optimiser")
-        options = dict(self.opt["train"]["optim_d"])
-        self.optimizer_d = self.get_optimizer(
-            options.pop("type"), list(self.net_d.parameters()), **options
-        )
-        self.optimizers.append(self.optimizer_d)
+        self.setup_discriminator_optimizer()
 
     def losses(self, current_iter: int) -> dict[str, Tensor]:
         """Those of the images of three sizes."""
