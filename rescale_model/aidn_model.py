@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rescale_arch import imresize, lr_size, scale_pair
+from rescale_arch.growing import grow
 from rescale_data.image_file import LRInfo
 from rescale_model.evaluation import Judged, border
 from rescale_model.rescaling_model import RescalingModel
@@ -22,13 +23,35 @@ class AIDNModel(RescalingModel):
             without effect where ``network_g`` has a ``fixed_scale``;
         ``train: pixel_opt`` -- loss of the restored image, the paper's is L1Loss;
         ``train: guide_opt`` -- loss of the LR image before rounding, the paper's is MSELoss;
+        ``train: guide_weights`` -- its weight from an iteration on, ``{0: 1, 2000: 100}``, in place
+            of ``loss_weight``;
+        ``path: pretrain_network_small`` -- weights of a smaller AIDN, which the network computes
+            the same as at first (see :func:`rescale_arch.growing.grow`);
         ``val: scales`` -- factors, or pairs [vertical, horizontal], to validate at.
     """
 
+    def init_training_settings(self) -> None:
+        """Grows the network from a smaller one, where the options name one."""
+        path = self.opt["path"]
+        small = path.get("pretrain_network_small")
+        if small and path.get("pretrain_network_g"):
+            if not path.get("resume_state"):
+                raise ValueError(
+                    "option path: give either pretrain_network_g or pretrain_network_small"
+                )
+        elif small:
+            weights = self.read_network(small, path.get("param_key_small", "params"))
+            try:
+                grow(self.get_bare_model(self.net_g), weights)
+            except ValueError as error:
+                raise ValueError(f"{small}: {error}") from None
+        super().init_training_settings()
+
     def build_losses(self) -> None:
-        """Builds both losses and the schedule of scales."""
+        """Builds both losses, their schedule and that of the scales."""
         self.cri_pix = self.build_loss("pixel_opt")
         self.cri_guide = self.build_loss("guide_opt")
+        self.guide_weights = _guide_weights(self.opt["train"].get("guide_weights") or {})
         scales = self.opt["train"].get("scales") or {}
         self.schedule = ScaleSchedule(**scales, seed=self.opt["manual_seed"])
 
@@ -39,6 +62,9 @@ class AIDNModel(RescalingModel):
         with self.autocast("train"):
             lr, restored = self.net_g(self.gt, self.scale)
         guide = bicubic_lr(self.gt, self.scale)
+        for start, weight in self.guide_weights:
+            if start <= current_iter:
+                self.cri_guide.loss_weight = weight
         return {
             "l_pix": self.cri_pix(restored.float(), self.gt),
             "l_guide": self.cri_guide(lr.float(), guide),
@@ -78,6 +104,23 @@ class AIDNModel(RescalingModel):
             "hr": Judged(restored, gt, edge),
             "bicubic": Judged(bicubic, gt, edge),
         }
+
+
+def _guide_weights(given: Any) -> list[tuple[int, float]]:
+    """The entries of ``train: guide_weights`` in order of their iterations.
+
+    Raises:
+        ValueError: it is no mapping of iterations to weights.
+    """
+    if not isinstance(given, dict) or not all(
+        isinstance(start, int) and isinstance(weight, int | float) and weight >= 0
+        for start, weight in given.items()
+    ):
+        raise ValueError(
+            f"option train: guide_weights is {given!r}: needed are iterations and weights, as "
+            "{0: 1, 2000: 100}"
+        )
+    return sorted(given.items())
 
 
 def bicubic_lr(hr: Tensor, scale: float | tuple[float, float]) -> Tensor:

@@ -41,12 +41,12 @@ _TOP = {
 _PATH = {
     "strict_load_g", "param_key_g", "pretrain_network_g", "resume_state", "ignore_resume_networks",
     "strict_load_d", "param_key_d", "pretrain_network_d", "param_key_vqgan",
-    "pretrain_network_vqgan",
+    "pretrain_network_vqgan", "param_key_small", "pretrain_network_small",
 }  # fmt: skip
 _TRAIN = {
     "ema_decay", "optim_g", "scheduler", "total_iter", "warmup_iter", "precision", "scales",
-    "pixel_opt", "guide_opt", "percep_opt", "codebook_opt", "gan_opt", "optim_d", "gan_start",
-    "adaptive_weight", "revive_codes", "code_opt", "gram_opt", "edge_opt",
+    "pixel_opt", "guide_opt", "guide_weights", "percep_opt", "codebook_opt", "gan_opt", "optim_d",
+    "gan_start", "adaptive_weight", "revive_codes", "code_opt", "gram_opt", "edge_opt",
 }  # fmt: skip
 _VAL = {
     "val_freq", "save_img", "pbar", "suffix", "scales", "metrics", "protocol", "precision",

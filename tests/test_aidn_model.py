@@ -132,6 +132,40 @@ def test_losses_are_those_of_the_recipe(make: Make) -> None:
     assert log["l_guide"] == pytest.approx((lr - guide).square().mean().item(), rel=1e-5)
 
 
+def test_the_guide_weight_follows_its_schedule(make: Make) -> None:
+    model = make(
+        train__guide_weights={7: 0, 3: 10},
+        train__scales={"low": 2, "high": 2},
+        train__optim_g={"type": "SGD", "lr": 0.0},
+    )
+    losses = {}
+    for iteration in (1, 2, 3, 6, 7):
+        step(model, iteration)
+        losses[iteration] = model.get_current_log()["l_guide"]
+    expected = {1: 1, 2: 1, 3: 10, 6: 10, 7: 0}
+    assert losses == pytest.approx({at: losses[1] * weight for at, weight in expected.items()})
+
+
+def test_a_network_grows_from_a_smaller_one(make: Make, tmp_path: Path) -> None:
+    small = network(1)
+    path = tmp_path / "small.safetensors"
+    save_weights(path, small.state_dict())
+    model = make(network_g__num_feat=16, path__pretrain_network_small=str(path))
+    hr = torch.rand(1, 3, 20, 30)
+    for net in (model.net_g, model.net_g_ema):
+        restored = net.eval()(hr, 2.5)[1]
+        torch.testing.assert_close(restored, small.eval()(hr, 2.5)[1], rtol=0, atol=1e-5)
+
+
+def test_a_network_starts_from_one_file(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_weights(path, network(1).state_dict())
+    with pytest.raises(ValueError, match="either pretrain_network_g or pretrain_network_small"):
+        make(path__pretrain_network_g=str(path), path__pretrain_network_small=str(path))
+    with pytest.raises(ValueError, match=r"small\.safetensors: num_block is 1, less than 2"):
+        make(network_g__num_block=1, path__pretrain_network_small=str(path))
+
+
 def test_a_fixed_scale_needs_no_schedule(make: Make) -> None:
     model = make(network_g__fixed_scale=3, network_g__adapt_interval=..., val__scales=None)
     step(model, 1)

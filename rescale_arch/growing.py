@@ -1,0 +1,100 @@
+"""A larger AIDN that starts out computing exactly what a smaller one does.
+
+Method: Net2Net: Accelerating Learning via Knowledge Transfer, ICLR 2016, arXiv 1511.05641. Where
+that copies features to widen a network, here the added ones keep their fresh weights and nothing
+reads them yet: all features differ from the first step on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from rescale_arch.aidn_arch import AIDN
+from rescale_arch.official_weights import aidn_config, load_strictly
+
+_INDEXED = re.compile(r"((?:down|up)_net\.)(body|sa_adapt)\.(\d+)\.(.+)")
+_RESIDUAL = ("body.2.weight", "body.2.bias", "adapt.weight_pool")
+"""What a residual block or scale adaption adds with: zero makes the whole an identity."""
+
+
+def grow(net: AIDN, weights: Mapping[str, Tensor]) -> None:
+    """Makes ``net`` compute what a smaller AIDN with ``weights`` does (in evaluation mode).
+
+    Blocks of the smaller network are spread evenly over those of ``net``; the blocks and scale
+    adaptions between pass their input on. What is added trains from its present, fresh values.
+
+    Args:
+        net: any-scale network, at least as wide and deep, with the same numbers of experts.
+        weights: state dict of the smaller network; its ``res_scale`` must be that of ``net``.
+
+    Raises:
+        ValueError: ``weights`` are no such network's, or one of its scale adaptions has no place in
+            ``net``.
+    """
+    small = aidn_config(weights)
+    if net.fixed_scale is not None or "fixed_scale" in small:
+        raise ValueError("only AIDN for any scale grows, this one has a fixed_scale")
+    own = net.state_dict()
+    large = aidn_config(own)
+    for name in ("num_adapt_expert", "num_crm_expert"):
+        if small.get(name) != large.get(name):
+            raise ValueError(f"{name} is {large.get(name)}, but {small.get(name)} in the weights")
+    for name in ("num_feat", "num_block"):
+        if small[name] > large[name]:
+            raise ValueError(f"{name} is {large[name]}, less than {small[name]} in the weights")
+
+    def place(block: int) -> int:  # of the block, counting from 1
+        return round(block * large["num_block"] / small["num_block"])
+
+    blocks = {place(block) - 1: block - 1 for block in range(1, small["num_block"] + 1)}
+    blocks[large["num_block"]] = small["num_block"]  # the convolution behind them
+    adaptions = {}
+    for index in range(small["num_block"] // small["adapt_interval"]):
+        at = place((index + 1) * small["adapt_interval"])
+        if at % large["adapt_interval"]:
+            raise ValueError(
+                f"adapt_interval {large['adapt_interval']} has no scale adaption after block {at}, "
+                "which the weights need"
+            )
+        adaptions[at // large["adapt_interval"] - 1] = index
+
+    grown = {}
+    for name, fresh in own.items():
+        source = name
+        if match := _INDEXED.fullmatch(name):
+            start, kind, index, rest = match.groups()
+            origin = (blocks if kind == "body" else adaptions).get(int(index))
+            if origin is None:
+                grown[name] = _silenced(fresh, small["num_feat"]) if rest in _RESIDUAL else fresh
+                continue
+            source = f"{start}{kind}.{origin}.{rest}"
+        if source not in weights:
+            raise ValueError(f"the weights have no entry {source}")
+        grown[name] = _widened(fresh, weights[source])
+    load_strictly(net, grown, "the grown network")
+
+
+def _widened(fresh: Tensor, small: Tensor) -> Tensor:
+    """``small`` within ``fresh``; what it puts out takes nothing of the added inputs."""
+    if not fresh.dim():  # the step counter of batch norm
+        return small
+    wide = fresh.clone()
+    source = _outputs_first(small)
+    kept = _outputs_first(wide)[: source.shape[0]]
+    kept.zero_()
+    kept[tuple(slice(side) for side in source.shape)] = source.to(wide.dtype)
+    return wide
+
+
+def _silenced(fresh: Tensor, features: int) -> Tensor:
+    silent = fresh.clone()
+    _outputs_first(silent)[:features] = 0
+    return silent
+
+
+def _outputs_first(weight: Tensor) -> Tensor:
+    """Pools of weights have the experts before the outputs, and never more of them."""
+    return weight.transpose(0, 1) if weight.dim() == 5 else weight
