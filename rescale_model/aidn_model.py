@@ -23,8 +23,8 @@ class AIDNModel(RescalingModel):
             without effect where ``network_g`` has a ``fixed_scale``;
         ``train: pixel_opt`` -- loss of the restored image, the paper's is L1Loss;
         ``train: guide_opt`` -- loss of the LR image before rounding, the paper's is MSELoss;
-        ``train: guide_weights`` -- its weight from an iteration on, ``{0: 1, 2000: 100}``, in place
-            of ``loss_weight``;
+        ``train: guide_weights`` -- its weight from an iteration on, ``[[0, 1], [2000, 100]]``, in
+            place of ``loss_weight``;
         ``path: pretrain_network_small`` -- weights of a smaller AIDN, which the network computes
             the same as at first (see :func:`rescale_arch.growing.grow`);
         ``val: scales`` -- factors, or pairs [vertical, horizontal], to validate at.
@@ -51,7 +51,7 @@ class AIDNModel(RescalingModel):
         """Builds both losses, their schedule and that of the scales."""
         self.cri_pix = self.build_loss("pixel_opt")
         self.cri_guide = self.build_loss("guide_opt")
-        self.guide_weights = _guide_weights(self.opt["train"].get("guide_weights") or {})
+        self.guide_weights = _guide_weights(self.opt["train"].get("guide_weights") or [])
         scales = self.opt["train"].get("scales") or {}
         self.schedule = ScaleSchedule(**scales, seed=self.opt["manual_seed"])
 
@@ -110,17 +110,16 @@ def _guide_weights(given: Any) -> list[tuple[int, float]]:
     """The entries of ``train: guide_weights`` in order of their iterations.
 
     Raises:
-        ValueError: it is no mapping of iterations to weights.
+        ValueError: it is no list of iterations and weights.
     """
-    if not isinstance(given, dict) or not all(
-        isinstance(start, int) and isinstance(weight, int | float) and weight >= 0
-        for start, weight in given.items()
-    ):
+    try:
+        pairs = sorted((int(start), float(weight)) for start, weight in given)
+    except (TypeError, ValueError):
         raise ValueError(
             f"option train: guide_weights is {given!r}: needed are iterations and weights, as "
-            "{0: 1, 2000: 100}"
-        )
-    return sorted(given.items())
+            "[[0, 1], [2000, 100]]"
+        ) from None
+    return pairs
 
 
 def bicubic_lr(hr: Tensor, scale: float | tuple[float, float]) -> Tensor:

@@ -134,7 +134,7 @@ def test_losses_are_those_of_the_recipe(make: Make) -> None:
 
 def test_the_guide_weight_follows_its_schedule(make: Make) -> None:
     model = make(
-        train__guide_weights={7: 0, 3: 10},
+        train__guide_weights=[[7, 0], [3, 10]],
         train__scales={"low": 2, "high": 2},
         train__optim_g={"type": "SGD", "lr": 0.0},
     )
@@ -215,6 +215,7 @@ def test_half_precision_keeps_the_weights_in_full(make: Make) -> None:
     [
         ({"train__optim_g": {"type": "Adamm", "lr": 1}}, "torch.optim has no optimiser 'Adamm'"),
         ({"train__guide_opt": ...}, "train: guide_opt is missing: AIDNModel needs it"),
+        ({"train__guide_weights": [3, 10]}, "train: guide_weights is \\[3, 10\\]: needed are"),
         ({"val__scales": None}, "val: scales is missing"),
         ({"network_g__num_feat": 12}, "num_feat is 12"),
     ],
