@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rescale_arch import AIDN, VQIR, lr_size, scale_pair
+from rescale_arch import AIDN, VQIR, aidn_tiling, lr_size, scale_pair, vqir_tiling
+from rescale_arch.aidn_tiling import Read, Write
 from rescale_arch.official_weights import aidn_config, load_strictly, vqir_config
 from rescale_arch.scales import MAX_SCALE, Scale, Size
 
@@ -23,11 +24,15 @@ class Method(ABC):
         name: one of `METHODS`.
         network: the network, in evaluation mode, without gradients.
         max_scale: largest factor of an axis.
+        whole: pixels of the largest HR picture that is computed as a whole unless told otherwise.
+        tile: side of the tiles that larger ones are computed in, in HR pixels.
     """
 
     name: str
     network: nn.Module
     max_scale: float
+    whole: int
+    tile: int
 
     @abstractmethod
     def scale(self, scale: Scale | None) -> tuple[float, float]:
@@ -49,12 +54,26 @@ class Method(ABC):
     def upscale(self, lr: Tensor, scale: tuple[float, float], size: Size) -> Tensor:
         """(1, 3, h, w) in [0, 1] -> (1, 3, H, W), not rounded."""
 
+    @abstractmethod
+    def downscale_tiles(
+        self, size: Size, scale: tuple[float, float], read: Read, write: Write, tile: int
+    ) -> None:
+        """Downscales region by region; ``size`` is that of the HR picture."""
+
+    @abstractmethod
+    def upscale_tiles(
+        self, size: Size, scale: tuple[float, float], read: Read, write: Write, tile: int
+    ) -> None:
+        """Restores region by region; ``size`` is that of the HR picture."""
+
 
 class AIDNMethod(Method):
-    """Any factor in (1, 4], one for each axis."""
+    """Any factor in (1, 4], one for each axis. Tiles give what the whole does."""
 
     name = "aidn"
     max_scale = MAX_SCALE
+    whole = 1 << 20
+    tile = 1536  # some 7 % is computed twice then
     network: AIDN
 
     def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str):
@@ -80,10 +99,24 @@ class AIDNMethod(Method):
         """See `Method`."""
         return self.network.upscale(lr, scale, size=size)
 
+    def downscale_tiles(
+        self, size: Size, scale: tuple[float, float], read: Read, write: Write, tile: int
+    ) -> None:
+        """See `Method`."""
+        aidn_tiling.downscale_tiles(self.network, size, scale, read, write, tile)
+
+    def upscale_tiles(
+        self, size: Size, scale: tuple[float, float], read: Read, write: Write, tile: int
+    ) -> None:
+        """See `Method`."""
+        aidn_tiling.upscale_tiles(self.network, size, scale, read, write, tile)
+
 
 class VQIRMethod(Method):
-    """The factor 16 or 32 that the network is made for."""
+    """The factor 16 or 32 that the network is made for. Tiles overlap and are blended."""
 
+    whole = 1 << 21
+    tile = 1024
     network: VQIR
 
     def __init__(self, weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str):
@@ -111,6 +144,18 @@ class VQIRMethod(Method):
     def upscale(self, lr: Tensor, scale: tuple[float, float], size: Size) -> Tensor:
         """See `Method`."""
         return self.network.upscale(lr, size=size)
+
+    def downscale_tiles(
+        self, size: Size, scale: tuple[float, float], read: Read, write: Write, tile: int
+    ) -> None:
+        """See `Method`."""
+        vqir_tiling.downscale_tiles(self.network, size, read, write, tile)
+
+    def upscale_tiles(
+        self, size: Size, scale: tuple[float, float], read: Read, write: Write, tile: int
+    ) -> None:
+        """See `Method`."""
+        vqir_tiling.upscale_tiles(self.network, size, read, write, tile)
 
 
 def load_method(weights: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> Method:

@@ -6,8 +6,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,9 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from rescale_app.methods import METHODS, Method, load_method
 from rescale_arch import imresize
+from rescale_arch.aidn_tiling import Read, Write
+from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights
 from rescale_arch.scales import Scale, Size
 from rescale_data.image_file import LRInfo, to_float
@@ -27,6 +32,7 @@ from rescale_data.weight_file import fingerprint, read_weights
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
+Tile = Literal["auto"] | int | None
 Pixels = NDArray[np.uint8]
 
 UNCHANGED = (1.0, 1.0)
@@ -34,6 +40,7 @@ UNCHANGED = (1.0, 1.0)
 
 _SHIPPED = Path(__file__).with_name("weights")
 _DEFAULTS = ("aidn", "aidn-small")  # the first of these that is shipped
+_FOR_JPEG = "aidn-plus"
 _SSIM_WINDOW = 11
 
 
@@ -116,14 +123,19 @@ class Rescaler:
         device: ``'auto'`` takes the GPU where there is one.
         precision: ``'bf16'`` computes in bfloat16 where that is safe: faster, a little less exact.
         method: ``'aidn'``, ``'vqir16'`` or ``'vqir32'``, where only that will do.
+        tile: side of the tiles that a picture is computed in, in HR pixels: memory then does not
+            grow with the picture. None: the picture as a whole. ``'auto'``: that for small ones,
+            tiles for larger ones (AIDN: 1 megapixel, VQIR: 2). AIDN's tiles make no difference to
+            the result; VQIR's make a small one.
+        progress: whether tiles show a bar, if the standard error output is a terminal.
 
     Attributes:
         fingerprint: tells these weights from others; LR images carry it.
 
     Raises:
         FileNotFoundError: no such weights.
-        ValueError: the weights are of neither network, or not of ``method``; or ``device`` or
-            ``precision`` is not available.
+        ValueError: the weights are of neither network, or not of ``method``; or ``device``,
+            ``precision`` or ``tile`` is not available.
 
     Example:
         >>> rescaler = Rescaler("aidn.safetensors")  # doctest: +SKIP
@@ -137,18 +149,26 @@ class Rescaler:
         device: Device = "auto",
         precision: Precision = "fp32",
         method: str | None = None,
+        tile: Tile = "auto",
+        progress: bool = False,
     ) -> None:
         if method is not None and method not in METHODS:
             raise ValueError(f"method {method!r} is unknown: valid are {', '.join(METHODS)}")
         if precision not in get_args(Precision):
             raise ValueError(f"precision {precision!r} is unknown: valid are fp32, bf16")
+        if not (tile in ("auto", None) or (isinstance(tile, int) and tile >= 1)):
+            raise ValueError(f"tile is {tile!r}: valid are auto, None, a number of pixels from 1")
         self.device = _torch_device(device)
         self.precision = precision
+        self.tile = tile
+        self.progress = progress
         path = _weights_path(weights, method)
         self.method, self.fingerprint = _load(path)
         if method not in (None, self.method.name):
             raise ValueError(f"{path}: weights of {self.method.name}, not of {method}")
         self.method.network.to(self.device)
+        if self.device.type == "cuda":
+            channels_last(self.method.network)
 
     def downscale(
         self, image: ArrayLike, scale: Scale | None = None, *, size: Size | None = None
@@ -177,8 +197,8 @@ class Rescaler:
             if scale == UNCHANGED:
                 return self._lr_image(_eight_bit(array), scale, (height, width))
         pair = self.method.scale(scale)
-        lr = self._compute(self.method.downscale, array, pair)
-        return self._lr_image(_pixels(lr), pair, (height, width))
+        pixels = self._downscaled(array, pair)
+        return self._lr_image(pixels, pair, (height, width))
 
     def upscale(
         self, lr: LRImage | ArrayLike, scale: Scale | None = None, size: Size | None = None
@@ -232,7 +252,7 @@ class Rescaler:
                 RescaleWarning,
                 stacklevel=2,
             )
-        return _pixels(self._compute(self.method.upscale, array, pair, size))
+        return self._restored(array, pair, size)
 
     def compare(self, image: ArrayLike, scale: Scale | None = None) -> Comparison:
         """Downscales and restores a picture, and does the same by bicubic interpolation.
@@ -269,8 +289,8 @@ class Rescaler:
             restored=restored,
             bicubic_lr=bicubic_lr,
             bicubic=bicubic,
-            quality=_quality(hr, restored, border),
-            bicubic_quality=_quality(hr, bicubic, border),
+            quality=picture_quality(hr, restored, border),
+            bicubic_quality=picture_quality(hr, bicubic, border),
             lr_psnr=_psnr(bicubic_lr, lr.pixels, lr_border),
             lr_psnr_y=_psnr(bicubic_lr, lr.pixels, lr_border, y=True),
             seconds_down=middle - start,
@@ -284,24 +304,73 @@ class Rescaler:
         chw = np.ascontiguousarray(to_float(array).transpose(2, 0, 1))
         return torch.from_numpy(chw)[None].to(self.device)
 
-    def _compute(
-        self, direction: Callable[..., Tensor], array: NDArray[Any], *args: Any, **kwargs: Any
-    ) -> Tensor:
+    def _downscaled(self, array: NDArray[Any], scale: tuple[float, float]) -> Pixels:
+        size = (array.shape[0], array.shape[1])
+        tile = self._tile(size)
+        with self._computing(size):
+            if tile is None:
+                return _pixels(self.method.downscale(self._tensor(array), scale))
+            return self._in_tiles(
+                lambda read, write: self.method.downscale_tiles(size, scale, read, write, tile),
+                array,
+                self.method.lr_size(size, scale),
+            )
+
+    def _restored(self, array: NDArray[Any], scale: tuple[float, float], size: Size) -> Pixels:
+        tile = self._tile(size)
+        with self._computing(size):
+            if tile is None:
+                return _pixels(self.method.upscale(self._tensor(array), scale, size))
+            return self._in_tiles(
+                lambda read, write: self.method.upscale_tiles(size, scale, read, write, tile),
+                array,
+                size,
+            )
+
+    def _tile(self, size: Size) -> int | None:
+        """The tile to compute a picture of ``size`` in, if not as a whole."""
+        if self.tile != "auto":
+            return self.tile
+        return None if size[0] * size[1] <= self.method.whole else self.method.tile
+
+    def _in_tiles(
+        self, work: Callable[[Read, Write], None], array: NDArray[Any], size: Size
+    ) -> Pixels:
+        """Collects what ``work`` writes, in 8 bits: no picture is in floating point as a whole."""
+        result = np.empty((*size, 3), np.uint8)
+        hidden = None if self.progress else True  # None: hidden where there is no terminal
+        with tqdm(
+            total=size[0] * size[1], unit="px", unit_scale=True, leave=False, disable=hidden
+        ) as bar:
+
+            def read(top: int, left: int, bottom: int, right: int) -> Tensor:
+                return self._tensor(array[top:bottom, left:right])
+
+            def write(top: int, left: int, pixels: Tensor) -> None:
+                height, width = pixels.shape[-2:]
+                result[top : top + height, left : left + width] = _pixels(pixels)
+                bar.update(height * width)
+
+            work(read, write)
+        return result
+
+    @contextmanager
+    def _computing(self, size: Size) -> Iterator[None]:
+        """Computes without gradients, in the precision, and tells where memory does not suffice."""
         bf16 = self.precision == "bf16"
         try:
             with (
                 torch.inference_mode(),
                 torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16),
             ):
-                return direction(self._tensor(array), *args, **kwargs).float()
+                yield
         except RuntimeError as error:
             # On the CPU, PyTorch has no class of its own for this.
             if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
                 error
             ):
-                height, width = array.shape[:2]
                 raise MemoryError(
-                    f"not enough memory on {self.device} for a picture of {width}x{height}"
+                    f"not enough memory on {self.device} for a picture of {size[1]}x{size[0]}"
                 ) from error
             raise
 
@@ -311,6 +380,21 @@ def shipped_weights() -> list[str]:
     names = [path.stem for path in _SHIPPED.glob("*.safetensors")]
     rank = {name: index for index, name in enumerate(_DEFAULTS)}
     return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def weights_for_jpeg() -> str | None:
+    """Name of the shipped weights for LR pictures that are compressed, if there are any."""
+    return _FOR_JPEG if _FOR_JPEG in shipped_weights() else None
+
+
+def weights_with(mark: str) -> str | None:
+    """Name of the shipped weights whose fingerprint is ``mark``, if there are any."""
+    return next((name for name in shipped_weights() if _shipped_fingerprint(name) == mark), None)
+
+
+@cache
+def _shipped_fingerprint(name: str) -> str:
+    return fingerprint(canonical_weights(read_weights(_SHIPPED / f"{name}.safetensors")))
 
 
 def _torch_device(device: str) -> torch.device:
@@ -374,12 +458,15 @@ def _checked(image: ArrayLike) -> NDArray[Any]:
 def _eight_bit(array: NDArray[Any]) -> Pixels:
     if array.dtype == np.uint8:
         return array
-    return (to_float(array) * 255).round().astype(np.uint8)
+    pixels = np.empty(array.shape, np.uint8)
+    for row, samples in zip(pixels, array, strict=True):  # a float copy of a row at a time
+        row[:] = (to_float(samples) * 255).round()
+    return pixels
 
 
 def _pixels(tensor: Tensor) -> Pixels:
     """A (1, 3, H, W) tensor as the (H, W, 3) uint8 array that a file holds."""
-    rounded = tensor[0].clamp(0, 1).mul(255).round().to(torch.uint8)
+    rounded = tensor[0].float().clamp(0, 1).mul(255).round().to(torch.uint8)
     return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
@@ -399,7 +486,8 @@ def _scale_text(scale: Scale) -> str:
     return f"{vertical:g}" if vertical == horizontal else f"{vertical:g}x{horizontal:g}"
 
 
-def _quality(reference: Pixels, other: Pixels, border: int) -> Quality:
+def picture_quality(reference: Pixels, other: Pixels, border: int) -> Quality:
+    """How close (H, W, 3) ``other`` is to ``reference``, without ``border`` pixels on each side."""
     return Quality(
         psnr=_psnr(reference, other, border),
         ssim=_ssim(reference, other, border),

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rescale_arch.aidn_tiling import render
 from rescale_arch.conditional_resampling import ConditionalResampling
 from rescale_arch.rounding import QUANTIZATIONS, Quantization, quantize
+from rescale_arch.row_stream import inverse_ratio
 from rescale_arch.scale_adaption import ScaleAdaption
 from rescale_arch.scales import Scale, Size, lr_size, scale_pair
 
@@ -137,7 +139,7 @@ class AIDN(nn.Module):
                 out of range.
         """
         _check_image(hr, "hr", MIN_SIDE)
-        vertical, horizontal = self._scale_pair(scale)
+        vertical, horizontal = self.factors(scale)
         size = lr_size((hr.shape[-2], hr.shape[-1]), (vertical, horizontal))
         if self.fixed_scale is not None:
             bottom = size[0] * self.fixed_scale - hr.shape[-2]
@@ -166,9 +168,8 @@ class AIDN(nn.Module):
                 ``scale`` ask for, or ``scale`` is out of range.
         """
         _check_image(lr, "lr", 1)
-        pair = self._scale_pair(scale)
-        if min(size) < MIN_SIDE:
-            raise ValueError(f"size {tuple(size)} has a side below {MIN_SIDE} pixels")
+        pair = self.factors(scale)
+        self.check_size(size)
         expected = lr_size(size, pair)
         if tuple(lr.shape[-2:]) != expected:
             raise ValueError(
@@ -191,7 +192,18 @@ class AIDN(nn.Module):
             stored = _jpeg(stored, self.jpeg_quality)
         return lr, self.upscale(stored, scale, size=(hr.shape[-2], hr.shape[-1]))
 
-    def _scale_pair(self, scale: Scale | None) -> tuple[float, float]:
+    @staticmethod
+    def check_size(size: Size) -> None:
+        """Raises ValueError where a side of an HR image of ``size`` is below 8 pixels."""
+        if min(size) < MIN_SIDE:
+            raise ValueError(f"size {tuple(size)} has a side below {MIN_SIDE} pixels")
+
+    def factors(self, scale: Scale | None) -> tuple[float, float]:
+        """The factors (vertical, horizontal) that ``scale`` stands for.
+
+        Raises:
+            ValueError: ``scale`` is out of range, or missing without ``fixed_scale``.
+        """
         if self.fixed_scale is None:
             if scale is None:
                 raise ValueError("scale is missing: only a network with fixed_scale has a default")
@@ -235,13 +247,15 @@ class RescalingTrunk(nn.Module):
 
     def forward(self, x: Tensor, ratio: tuple[float, float], size: Size) -> Tensor:
         """Rescales ``x`` to ``size``; ``ratio`` is output over input side, vertical first."""
+        if self._runs_in_strips(x):
+            return self._in_strips(x, ratio, size)
         # Under autocast the ends stay in single precision: bfloat16 tells fewer levels of a pixel
         # apart than the 8 bits that the LR image is stored with.
         with torch.autocast(x.device.type, enabled=False):
             head = self.head(self.sub_mean(x))
         features = head
         *blocks, last = self.body
-        inverse = x.new_tensor([1 / ratio[0], 1 / ratio[1]])
+        inverse = inverse_ratio(ratio, x)
         for index, block in enumerate(blocks, start=1):
             features = block(features)
             if self.sa_adapt and index % self.adapt_interval == 0:
@@ -253,6 +267,33 @@ class RescalingTrunk(nn.Module):
         features = sub_pixel(features)
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = self.add_mean(last(features.to(x.dtype)))
+        return out
+
+    @property
+    def last_conv(self) -> nn.Conv2d:
+        """The convolution from features to an image."""
+        conv = self.tail[1]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+    def _runs_in_strips(self, x: Tensor) -> bool:
+        """On a CPU they are several times as fast; they know no gradients and no batch norm."""
+        return not (
+            self.training or x.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        )
+
+    def _in_strips(self, x: Tensor, ratio: tuple[float, float], size: Size) -> Tensor:
+        out = x.new_empty(*x.shape[:2], *size)
+
+        def read(top: int, left: int, bottom: int, right: int) -> Tensor:
+            return x[:, :, top:bottom, left:right]
+
+        def write(top: int, left: int, pixels: Tensor) -> None:
+            height, width = pixels.shape[-2:]
+            out[:, :, top : top + height, left : left + width] = pixels
+
+        in_size = (x.shape[-2], x.shape[-1])
+        render(self, ratio, in_size, size, (0, size[1]), read, write)
         return out
 
 

@@ -68,8 +68,9 @@ class ConditionalResampling(nn.Module):
                 ratio of the sizes does not, since sizes are rounded.
             size: (h', w').
         """
-        rows, row_phase = _positions(size[0], ratio[0], x)
-        columns, column_phase = _positions(size[1], ratio[1], x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        rows, row_phase = (t.to(dtype) for t in positions((0, size[0]), ratio[0], x.device))
+        columns, column_phase = (t.to(dtype) for t in positions((0, size[1]), ratio[1], x.device))
         f0 = _bilinear(x, rows[:, None], columns[None, :])
         embedding = self._embed(f0, ratio, row_phase, column_phase)
         offset = self.offset(embedding).to(rows.dtype)  # pixels of x; channel 0 is horizontal
@@ -88,8 +89,8 @@ class ConditionalResampling(nn.Module):
         assert isinstance(first, nn.Conv2d)
         assert first.bias is not None
         weight = first.weight[:, :, 0, 0]
-        inverse = weight.new_tensor([1 / ratio[0], 1 / ratio[1]])
-        out = F.conv2d(f0, first.weight[:, 4:], first.bias + weight[:, :2] @ inverse)
+        bias = first.bias + weight[:, 0] / ratio[0] + weight[:, 1] / ratio[1]
+        out = F.conv2d(f0, first.weight[:, 4:], bias)
         out = out + (weight[:, 2, None] * row_phase.to(weight.dtype)).to(out.dtype)[:, :, None]
         out = out + (weight[:, 3, None] * column_phase.to(weight.dtype)).to(out.dtype)[:, None, :]
         for layer in rest:
@@ -107,15 +108,21 @@ class ConditionalResampling(nn.Module):
         return f1 + F.conv2d((compressed * routing).flatten(1, 2), expand)
 
 
-def _positions(length: int, ratio: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of ``length`` output samples in input pixels, and their phase within a pixel.
+def positions(
+    outputs: tuple[int, int], ratio: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Positions of output samples in input pixels, and their phase within a pixel.
 
-    Reckoned in float64: single precision loses 1e-3 pixels at the far end of an 8K side. The 1e-3
-    keeps a position that rounding left just below an integer in the pixel that it belongs to.
+    In float64: single precision loses 1e-3 pixels at the far end of an 8K side. The 1e-3 keeps a
+    position that rounding left just below an integer in the pixel that it belongs to.
+
+    Args:
+        outputs: samples [first, end).
+        ratio: t, output over input side.
+        device: of the results.
     """
-    at = (torch.arange(length, dtype=torch.float64, device=like.device) + 0.5) / ratio
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return (at - 0.5).to(dtype), (at - torch.floor(at + 1e-3) - 0.5).to(dtype)
+    at = (torch.arange(*outputs, dtype=torch.float64, device=device) + 0.5) / ratio
+    return at - 0.5, at - torch.floor(at + 1e-3) - 0.5
 
 
 def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

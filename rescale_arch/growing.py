@@ -46,13 +46,16 @@ def grow(net: AIDN, weights: Mapping[str, Tensor]) -> None:
         if small[name] > large[name]:
             raise ValueError(f"{name} is {large[name]}, less than {small[name]} in the weights")
 
-    def place(block: int) -> int:  # of the block, counting from 1
-        return round(block * large["num_block"] / small["num_block"])
+    few: int = small["num_block"]
+    many: int = large["num_block"]
 
-    blocks = {place(block) - 1: block - 1 for block in range(1, small["num_block"] + 1)}
-    blocks[large["num_block"]] = small["num_block"]  # the convolution behind them
+    def place(block: int) -> int:  # of the block, counting from 1
+        return round(block * many / few)
+
+    blocks = {place(block) - 1: block - 1 for block in range(1, few + 1)}
+    blocks[many] = few  # the convolution behind them
     adaptions = {}
-    for index in range(small["num_block"] // small["adapt_interval"]):
+    for index in range(few // small["adapt_interval"]):
         at = place((index + 1) * small["adapt_interval"])
         if at % large["adapt_interval"]:
             raise ValueError(
@@ -65,8 +68,8 @@ def grow(net: AIDN, weights: Mapping[str, Tensor]) -> None:
     for name, fresh in own.items():
         source = name
         if match := _INDEXED.fullmatch(name):
-            start, kind, index, rest = match.groups()
-            origin = (blocks if kind == "body" else adaptions).get(int(index))
+            start, kind, number, rest = match.groups()
+            origin = (blocks if kind == "body" else adaptions).get(int(number))
             if origin is None:
                 grown[name] = _silenced(fresh, small["num_feat"]) if rest in _RESIDUAL else fresh
                 continue

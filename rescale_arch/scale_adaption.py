@@ -28,9 +28,11 @@ class ScaleAwareConv(nn.Module):
 
     def forward(self, x: Tensor, inverse: Tensor) -> Tensor:
         """``inverse`` holds (1 / t_vertical, 1 / t_horizontal)."""
-        mixture = self.routing(inverse)
-        weight = torch.einsum("e,eoikl->oikl", mixture, self.weight_pool)
-        return F.conv2d(x, weight.to(x.dtype), padding=1)
+        return F.conv2d(x, self.kernel(inverse).to(x.dtype), padding=1)
+
+    def kernel(self, inverse: Tensor) -> Tensor:
+        """The weight (C, C, 3, 3) for (1 / t_vertical, 1 / t_horizontal)."""
+        return torch.einsum("e,eoikl->oikl", self.routing(inverse), self.weight_pool)
 
 
 class ScaleAdaption(nn.Module):

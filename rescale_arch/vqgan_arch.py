@@ -271,11 +271,12 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(before, z_channels, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Only one level's features are held at a time."""
+        """Only one layer's input is held at a time."""
         x = self.conv_in(x)
         for down in self.down:
             assert isinstance(down, _Level)
-            x = down(x)
+            for layer in down.layers():
+                x = layer(x)
             if down.downsample is not None:
                 x = down.downsample(x)
         out: Tensor = self.conv_out(_swish(self.norm_out(self.mid(x))))
@@ -322,7 +323,8 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for up in reversed(self.up):
             assert isinstance(up, _Level)
-            x = up(x)
+            for layer in up.layers():
+                x = layer(x)
             yield x
             if up.upsample is not None:
                 x = up.upsample(x)
@@ -347,12 +349,12 @@ class _Level(nn.Module):
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def layers(self) -> Iterator[nn.Module]:
+        """All but the last, in order; for whoever runs them to keep none of their inputs."""
         for index, block in enumerate(self.block):
-            x = block(x)
+            yield block
             if self.attn:
-                x = self.attn[index](x)
-        return x
+                yield self.attn[index]
 
 
 class ResidualBlock(nn.Module):
@@ -417,7 +419,11 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour, then a convolution."""
+    """Nearest neighbour, then a convolution; the enlarged features are never formed.
+
+    Of the 3x3 input pixels of an output pixel several are copies of the same one. Their weights are
+    added up instead, which leaves 2x2, and four kernels for the four copies of an input pixel.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -425,8 +431,21 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (B, C, H, W) -> (B, C, 2 H, 2 W)."""
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        height, width = x.shape[-2:]
+        rows = []
+        for i, kernels in enumerate(_merged(self.conv.weight, 2)):
+            row = [
+                F.conv2d(x, kernel, self.conv.bias, padding=1)[..., i : i + height, j : j + width]
+                for j, kernel in enumerate(_merged(kernels, 3))
+            ]
+            rows.append(torch.stack([part.permute(0, 2, 3, 1) for part in row], 3).flatten(2, 3))
+        return torch.stack(rows, 2).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _merged(kernels: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Three taps along ``axis`` made two: as the first and the second copy of a pixel see them."""
+    before, here, after = kernels.unbind(axis)
+    return torch.stack((before, here + after), axis), torch.stack((before + here, after), axis)
 
 
 def in_single_precision(conv: nn.Conv2d, x: Tensor) -> Tensor:

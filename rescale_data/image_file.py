@@ -211,10 +211,10 @@ def write_image(
             picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", comment=comment)
         case suffix:
             raise ValueError(f"{path}: suffix must be .png, .jpg or .jpeg, not {suffix!r}")
-    write_file(path, buffer.getvalue())
+    write_file(path, buffer.getbuffer())
 
 
-def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+def write_file(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Writes a file that appears under its name only when it is complete.
 
     Raises:
@@ -313,14 +313,16 @@ def _carried_texts(data: bytes) -> Iterator[str]:
     large pictures.
     """
     if data.startswith(PNG_START):
-        with PngImageFile(io.BytesIO(data)) as png:
+        png = PngImageFile(io.BytesIO(data))
+        with png:
             # Other tools may move the chunk behind the pixels, where only `text` finds it.
             text = png.info.get(INFO_KEY) or png.text.get(INFO_KEY)
             if text is not None:
                 yield str(text)
     elif data.startswith(JPEG_START):
         prefix = f"{INFO_KEY}:".encode("ascii")
-        with JpegImageFile(io.BytesIO(data)) as jpeg:
+        jpeg = JpegImageFile(io.BytesIO(data))
+        with jpeg:
             for name, segment in jpeg.applist:
                 if name == "COM" and segment.startswith(prefix):
                     yield segment.removeprefix(prefix).decode("ascii", "replace")

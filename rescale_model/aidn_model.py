@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rescale_arch import imresize, lr_size, scale_pair
+from rescale_arch import AIDN, imresize, lr_size, scale_pair
+from rescale_arch.aidn_tiling import downscale_tiles, upscale_tiles
 from rescale_arch.growing import grow
 from rescale_data.image_file import LRInfo
 from rescale_model.evaluation import Judged, border
 from rescale_model.rescaling_model import RescalingModel
 from rescale_model.scale_schedule import ScaleSchedule
+from rescale_model.tiled import in_tiles
 
 
 class AIDNModel(RescalingModel):
@@ -27,7 +29,9 @@ class AIDNModel(RescalingModel):
             place of ``loss_weight``;
         ``path: pretrain_network_small`` -- weights of a smaller AIDN, which the network computes
             the same as at first (see :func:`rescale_arch.growing.grow`);
-        ``val: scales`` -- factors, or pairs [vertical, horizontal], to validate at.
+        ``val: scales`` -- factors, or pairs [vertical, horizontal], to validate at;
+        ``val: tile`` -- side of the tiles that images are validated in, in HR pixels, which bounds
+            the memory and changes nothing else (default: none).
     """
 
     def init_training_settings(self) -> None:
@@ -50,7 +54,7 @@ class AIDNModel(RescalingModel):
     def build_losses(self) -> None:
         """Builds both losses, their schedule and that of the scales."""
         self.cri_pix = self.build_loss("pixel_opt")
-        self.cri_guide = self.build_loss("guide_opt")
+        self.cri_guide: Any = self.build_loss("guide_opt")
         self.guide_weights = _guide_weights(self.opt["train"].get("guide_weights") or [])
         scales = self.opt["train"].get("scales") or {}
         self.schedule = ScaleSchedule(**scales, seed=self.opt["manual_seed"])
@@ -92,9 +96,10 @@ class AIDNModel(RescalingModel):
     ) -> dict[str, Judged]:
         """``lr`` against bicubic LR, ``hr`` and ``bicubic`` (both ways) against ``gt``."""
         assert self.evaluation is not None
+        assert isinstance(net, AIDN)
         size = (gt.shape[-2], gt.shape[-1])
-        lr = self.evaluation.stored(name, net.downscale(gt, case))  # type: ignore[operator]
-        restored = net.upscale(lr, case, size=size)  # type: ignore[operator]
+        lr = self.evaluation.stored(name, self._downscaled(net, gt, case))
+        restored = self._restored(net, lr, case, size)
         guide = bicubic_lr(gt, case)
         rounded = (guide.clamp(0, 1) * 255).round() / 255
         bicubic = imresize(rounded, size, case)
@@ -104,6 +109,29 @@ class AIDNModel(RescalingModel):
             "hr": Judged(restored, gt, edge),
             "bicubic": Judged(bicubic, gt, edge),
         }
+
+    def _downscaled(self, net: AIDN, gt: Tensor, case: tuple[float, float]) -> Tensor:
+        tile = self.opt["val"].get("tile")
+        if tile is None:
+            return net.downscale(gt, case)
+        size = (gt.shape[-2], gt.shape[-1])
+        (lr,) = in_tiles(
+            lambda read, write: downscale_tiles(net, size, case, read, write, tile),
+            gt,
+            lr_size(size, case),
+        )
+        return lr
+
+    def _restored(
+        self, net: AIDN, lr: Tensor, case: tuple[float, float], size: tuple[int, int]
+    ) -> Tensor:
+        tile = self.opt["val"].get("tile")
+        if tile is None:
+            return net.upscale(lr, case, size=size)
+        (restored,) = in_tiles(
+            lambda read, write: upscale_tiles(net, size, case, read, write, tile), lr, size
+        )
+        return restored
 
 
 def _guide_weights(given: Any) -> list[tuple[int, float]]:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from skimage import data
 
 from rescale_app import LRImage, Rescaler, RescaleWarning
+from rescale_app.cli import main
 from rescale_app.picture import comparison_panel, error_map, side_by_side
 from rescale_arch import AIDN, VQIR, lr_size
 from rescale_arch.rounding import quantize
-from rescale_data.image_file import LRInfo, read_image
+from rescale_data.image_file import LRInfo, read_image, write_image
 from rescale_data.weight_file import save_weights
 
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
@@ -138,6 +139,41 @@ def test_bfloat16_is_close(weights: Path, rescaler: Rescaler) -> None:
     assert np.abs(difference).max() <= 3
 
 
+def test_tiles_give_what_the_whole_does(weights: Path, rescaler: Rescaler) -> None:
+    hr = picture(61, 130)
+    lr = rescaler.downscale(hr, (1.7, 2.5))
+    tiled = Rescaler(weights, device="cpu", tile=40)
+    for same in (hr, hr.astype(np.uint16) * 257, hr / 255.0):
+        # 1e-6 may decide which way a sample is rounded
+        assert np.abs(tiled.downscale(same, (1.7, 2.5)).pixels.astype(int) - lr.pixels).max() <= 1
+    assert np.abs(tiled.upscale(lr).astype(int) - rescaler.upscale(lr)).max() <= 1
+
+
+def test_large_pictures_are_computed_in_tiles(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sides(tile: Any) -> list[int]:
+        rescaler = Rescaler(weights, device="cpu", tile=tile)
+        monkeypatch.setattr(rescaler.method, "whole", 30 * 100)
+        monkeypatch.setattr(rescaler.method, "tile", 50)
+        seen: list[int] = []
+        for name in ("downscale_tiles", "upscale_tiles"):
+            work = getattr(rescaler.method, name)
+
+            def spy(*args: Any, work: Any = work) -> None:
+                seen.append(args[-1])
+                work(*args)
+
+            monkeypatch.setattr(rescaler.method, name, spy)
+        for width in (100, 101):
+            rescaler.upscale(rescaler.downscale(picture(30, width), 2))
+        return seen
+
+    assert sides("auto") == [50, 50]
+    assert sides(None) == []
+    assert sides(64) == [64] * 4
+
+
 def test_compare_agrees_with_plain_formulas(rescaler: Rescaler, pictures: Path) -> None:
     hr = read_image(pictures / "coffee.png")
     comparison = rescaler.compare(hr, 2.5)
@@ -233,6 +269,31 @@ def test_vqir_by_its_own_factor(vqir: tuple[Path, VQIR]) -> None:
         Rescaler(path, method="aidn")
 
 
+@pytest.mark.parametrize("tile", ["auto", "none", "64"])
+def test_the_command_takes_tiles(weights: Path, tmp_path: Path, tile: str) -> None:
+    hr, lr, restored = (tmp_path / f"{name}.png" for name in ("hr", "lr", "restored"))
+    write_image(hr, picture(40, 100))
+    common = ["--weights", str(weights), "--device", "cpu", "--tile", tile]
+    assert main(["down", str(hr), "-s", "2", "-o", str(lr), *common]) == 0
+    assert main(["up", str(lr), "-o", str(restored), *common]) == 0
+    assert read_image(restored).shape == (40, 100, 3)
+
+
+def test_the_command_names_a_bad_tile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", "a.png", "-o", "b.png", "--tile", "big"]) == 2
+    assert "'big' is no tile: valid are auto, none or a number" in capsys.readouterr().err
+
+
+@torch.inference_mode()
+def test_vqir_in_tiles(vqir: tuple[Path, VQIR]) -> None:
+    path, net = vqir
+    rescaler = Rescaler(path, device="cpu", tile=4 * net.factor)
+    hr = picture(9 * net.factor + 3, 5 * net.factor)
+    lr = rescaler.downscale(hr)
+    assert lr.pixels.shape == (10, 5, 3)
+    assert rescaler.upscale(lr).shape == hr.shape
+
+
 def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.pth: no such weights file"):
         Rescaler(tmp_path / "gone.pth")
@@ -244,6 +305,9 @@ def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
         Rescaler(method="vqir16")
     with pytest.raises(ValueError, match="device 'tpu'"):
         Rescaler(weights, device="tpu")  # type: ignore[arg-type]
+    for tile in (0, -5, "small"):
+        with pytest.raises(ValueError, match=f"tile is {tile!r}: valid are auto"):
+            Rescaler(weights, tile=tile)  # type: ignore[arg-type]
     other = tmp_path / "other.pth"
     torch.save({"conv.weight": torch.zeros(2)}, other)
     with pytest.raises(ValueError, match=r"other\.pth: not the weights of an AIDN"):
