@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol, TypedDict
 
 import cv2
@@ -26,6 +26,7 @@ from rescale_data.image_file import (
     list_images,
     to_float,
 )
+from rescale_data.name_table import NameTable
 
 __all__ = ["HRImageDataset", "Sample"]
 
@@ -70,7 +71,8 @@ class HRImageDataset(Dataset[Sample]):
         with the key behind it.
 
     Raises:
-        ValueError: For an unknown or missing option, or one with a value that does not fit.
+        ValueError: For an unknown or missing option, or one with a value that does not fit; for
+            validation and tests, also if two pictures differ in their suffix only.
         OSError: If pictures are missing. While reading, if one is broken, with its name.
     """
 
@@ -96,23 +98,51 @@ class HRImageDataset(Dataset[Sample]):
         super().__init__()
         self.opt = dict(opt)  # BasicSR's runners read the name from it
         self.name = str(opt.get("name") or type(self).__name__)
-        for key in opt:
-            if key not in self.OPTIONS:
-                near = difflib.get_close_matches(str(key), sorted(self.OPTIONS), 1, 0)[0]
-                raise ValueError(f"{self.name}: unknown option {key!r}; the nearest is {near!r}")
+        for problem in self.option_problems(opt):
+            raise ValueError(f"{self.name}: {problem}")
         opt = {key: value for key, value in opt.items() if value is not None}
+        self.crops = opt["phase"] == "train"
+        self.gt_size: int = opt.get("gt_size", 1)
+        self.mod_crop: int = opt.get("mod_crop", 1)
+        self.size_multiple: int = opt.get("size_multiple", 1)
+        self.half_size_probability: float = opt.get("half_size_probability", 0)
+        self.use_hflip: bool = opt.get("use_hflip", False)
+        self.use_rot: bool = opt.get("use_rot", False)
+        self._source = self._open_source(opt)
 
+    @classmethod
+    def option_problems(cls, opt: Mapping[str, Any]) -> Iterator[str]:
+        """Yields what is wrong with options, a line each, before anything is opened."""
+        for key in opt:
+            if key not in cls.OPTIONS:
+                near = difflib.get_close_matches(str(key), sorted(cls.OPTIONS), 1, 0)[0]
+                yield f"unknown option {key!r}; the nearest is {near!r}"
+        opt = {key: value for key, value in opt.items() if value is not None}
         phase = opt.get("phase")
         if phase not in ("train", "val", "test"):
-            raise ValueError(f"{self.name}: phase must be train, val or test, not {phase!r}")
-        self.crops = phase == "train"
-        self.gt_size = self._whole_number(opt, "gt_size", None if self.crops else 1)
-        self.mod_crop = self._whole_number(opt, "mod_crop", 1)
-        self.size_multiple = self._whole_number(opt, "size_multiple", 1)
-        self.half_size_probability = self._probability(opt, "half_size_probability")
-        self.use_hflip = self._switch(opt, "use_hflip")
-        self.use_rot = self._switch(opt, "use_rot")
-        self._source = self._open_source(opt)
+            yield f"phase must be train, val or test, not {phase!r}"
+        for key in ("gt_size", "mod_crop", "size_multiple"):
+            value = opt.get(key, None if (key, phase) == ("gt_size", "train") else 1)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                yield f"{key} must be a whole number over 0, not {value!r}"
+        value = opt.get("half_size_probability", 0)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+            yield f"half_size_probability must be a number from 0 to 1, not {value!r}"
+        for key in ("use_hflip", "use_rot", "recursive"):
+            if not isinstance(opt.get(key, False), bool):
+                yield f"{key} must be true or false, not {opt[key]!r}"
+        root = opt.get("dataroot_gt")
+        if not isinstance(root, str | os.PathLike) or not os.fspath(root):
+            yield f"dataroot_gt must name a folder, not {root!r}"
+            return
+        kind, backend = _kind(root), opt.get("io_backend", {"type": _kind(root)})
+        if not isinstance(backend, Mapping) or backend.get("type") not in ("disk", "lmdb"):
+            yield f"io_backend must be {{type: disk}} or {{type: lmdb}}, not {backend!r}"
+        elif backend["type"] != kind:
+            yield (
+                f"io_backend has type {backend['type']}, but the name of dataroot_gt {root} says "
+                f"{kind} (the name of an LMDB ends in .lmdb)"
+            )
 
     def __len__(self) -> int:
         """Returns the number of pictures."""
@@ -172,54 +202,43 @@ class HRImageDataset(Dataset[Sample]):
             )
         return image[:height, :width]
 
-    def _whole_number(self, opt: Mapping[str, Any], key: str, default: int | None) -> int:
-        value = opt.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{self.name}: {key} must be a whole number over 0, not {value!r}")
-        return value
-
-    def _probability(self, opt: Mapping[str, Any], key: str) -> float:
-        value = opt.get(key, 0)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-            raise ValueError(f"{self.name}: {key} must be a number from 0 to 1, not {value!r}")
-        return value
-
-    def _switch(self, opt: Mapping[str, Any], key: str) -> bool:
-        value = opt.get(key, False)
-        if not isinstance(value, bool):
-            raise ValueError(f"{self.name}: {key} must be true or false, not {value!r}")
-        return value
-
     def _open_source(self, opt: Mapping[str, Any]) -> _Source:
-        root = opt.get("dataroot_gt")
-        if not isinstance(root, str | os.PathLike) or not os.fspath(root):
-            raise ValueError(f"{self.name}: dataroot_gt must name a folder, not {root!r}")
-        root = os.fspath(root).rstrip("/") or "/"
-        kind = "lmdb" if root.endswith(".lmdb") else "disk"
-        backend = opt.get("io_backend", {"type": kind})
-        if not isinstance(backend, Mapping) or backend.get("type") not in ("disk", "lmdb"):
-            raise ValueError(
-                f"{self.name}: io_backend must be {{type: disk}} or {{type: lmdb}}, not {backend!r}"
-            )
-        if backend["type"] != kind:
-            raise ValueError(
-                f"{self.name}: io_backend has type {backend['type']}, but the name of dataroot_gt "
-                f"{root} says {kind} (the name of an LMDB ends in .lmdb)"
-            )
+        root = _stripped(opt["dataroot_gt"])
         if not os.path.isdir(root):
             raise FileNotFoundError(f"{self.name}: dataroot_gt {root} is not a folder")
-        chosen, recursive = opt.get("meta_info_file"), self._switch(opt, "recursive")
-        if kind == "lmdb":
+        chosen = opt.get("meta_info_file")
+        if _kind(root) == "lmdb":
             return _Lmdb(root, chosen)
-        return _Folder(root, chosen, recursive)
+        folder = _Folder(root, chosen, opt.get("recursive", False))
+        if not self.crops:
+            self._check_distinct(folder.names)
+        return folder
+
+    def _check_distinct(self, names: NameTable) -> None:
+        """Results are named as the pictures are, but for the suffix."""
+        seen: dict[str, str] = {}
+        for name in names:
+            other = seen.setdefault(os.path.splitext(name)[0], name)
+            if other != name:
+                raise ValueError(
+                    f"{self.name}: {name} has the same name as {other} but for the suffix, and so "
+                    "would its results: rename one"
+                )
+
+
+def _stripped(root: str | os.PathLike[str]) -> str:
+    return os.fspath(root).rstrip("/") or "/"
+
+
+def _kind(root: str | os.PathLike[str]) -> str:
+    return "lmdb" if _stripped(root).endswith(".lmdb") else "disk"
 
 
 class _Source(Protocol):
     """Where the bytes of pictures come from."""
 
     root: str
-    # A list of strings rather than of objects: a million pictures are many.
-    names: list[str]
+    names: NameTable
 
     def read(self, name: str) -> bytes: ...
 
@@ -228,14 +247,15 @@ class _Folder:
     def __init__(self, root: str, chosen: str | None, recursive: bool) -> None:
         self.root = root
         if chosen is None:
-            self.names = [os.path.relpath(path, root) for path in list_images(root, recursive)]
-            if not self.names:
+            found = list_images(root, recursive)
+            self.names = NameTable(os.path.relpath(path, root) for path in found)
+            if not found:
                 raise FileNotFoundError(
                     f"{root}: no pictures in this folder ({', '.join(IMAGE_SUFFIXES)})"
                 )
         else:
-            self.names = _listed_names(chosen)
-            missing = [n for n in self.names if not os.path.isfile(os.path.join(root, n))]
+            self.names = NameTable(_listed_names(chosen))
+            missing = (n for n in self.names if not os.path.isfile(os.path.join(root, n)))
             _check_none_missing(missing, chosen, root)
 
     def read(self, name: str) -> bytes:
@@ -256,7 +276,7 @@ class _Lmdb:
             if not os.path.isfile(os.path.join(root, name)):
                 raise FileNotFoundError(f"{root}: there is no {name} in this LMDB")
         with open(os.path.join(root, "meta_info.txt"), encoding="utf-8") as lines:
-            self.names = [line.split(".")[0] for line in lines if line.strip()]
+            self.names = NameTable(line.split(".")[0] for line in lines if line.strip())
         if not self.names:
             raise FileNotFoundError(f"{root}: no pictures in this LMDB")
         stored = self._environment().stat()["entries"]
@@ -265,9 +285,10 @@ class _Lmdb:
                 f"{root}: data.mdb holds {stored} pictures, meta_info.txt lists {len(self.names)}"
             )
         if chosen is not None:
-            present = set(self.names)
-            self.names = [name.split(".")[0] for name in _listed_names(chosen)]
-            _check_none_missing([name for name in self.names if name not in present], chosen, root)
+            self.names = NameTable(name.split(".")[0] for name in _listed_names(chosen))
+            with self._environment().begin() as transaction, transaction.cursor() as cursor:
+                missing = (name for name in self.names if not cursor.set_key(name.encode()))
+                _check_none_missing(missing, chosen, root)
 
     def read(self, name: str) -> bytes:
         with self._environment().begin() as transaction:
@@ -297,25 +318,27 @@ _FILE_NAME = re.compile(
 )
 
 
-def _listed_names(path: str) -> list[str]:
+def _listed_names(path: str) -> Iterator[str]:
     """Reads the file names of a meta-info list; there may be a shape or more behind each."""
-    names = []
+    empty = True
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(map(str.strip, lines), 1):
             # A name may hold spaces itself, so it is the suffix that ends it.
             match = _FILE_NAME.match(line)
             if match:
-                names.append(match[1])
+                empty = False
+                yield match[1]
             elif line:
                 raise ValueError(f"{path}: line {number} starts with no picture's name: {line!r}")
-    if not names:
+    if empty:
         raise ValueError(f"{path}: lists no pictures")
-    return names
 
 
-def _check_none_missing(missing: list[str], chosen: str, root: str) -> None:
-    if missing:
+def _check_none_missing(missing: Iterator[str], chosen: str, root: str) -> None:
+    first = next(missing, None)
+    if first is not None:
+        more = sum(1 for _ in missing)
         raise FileNotFoundError(
-            f"{chosen}: lists pictures that are not in {root}: {missing[0]}"
-            + (f" and {len(missing) - 1} more" if missing[1:] else "")
+            f"{chosen}: lists pictures that are not in {root}: {first}"
+            + (f" and {more} more" if more else "")
         )

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ from typing import Any
 
 import cv2
 import lmdb
+import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from rescale_data.image_file import (
@@ -33,6 +36,7 @@ from rescale_data.image_file import (
     list_images,
     write_file,
 )
+from rescale_data.name_table import NameTable
 
 __all__ = [
     "BadPicturesError",
@@ -48,6 +52,8 @@ __all__ = [
 PNG_LEVEL = 1
 # An LMDB is written by transactions of about this many bytes, which are held in memory.
 BATCH_BYTES = 64 * 2**20
+# What Python needs for a picture in a batch beside its bytes.
+OVERHEAD_BYTES = 1024
 FIRST_MAP_BYTES = 256 * 2**20
 # LMDB's own limit.
 MAX_KEY_BYTES = 511
@@ -159,15 +165,15 @@ def build_lmdb(source: PathLike, out: PathLike, workers: int | None = None) -> i
     """
     if Path(out).suffix != ".lmdb":
         raise ValueError(f"{out}: the name of an LMDB must end in .lmdb")
-    paths = _pictures(source)
-    for path in paths:
-        key = path.stem
+    names = _pictures(source)
+    for name in names:
+        key = _stem(name)
         if "." in key or not key.isascii() or not key.isprintable() or len(key) > MAX_KEY_BYTES:
             raise ValueError(
-                f"{path}: the name makes no LMDB key, which needs ASCII without a dot, of at most "
-                f"{MAX_KEY_BYTES} characters: rename it"
+                f"{Path(source, name)}: the name makes no LMDB key, which needs ASCII without a "
+                f"dot, of at most {MAX_KEY_BYTES} characters: rename it"
             )
-    _check_distinct(paths)
+    _check_distinct(source, names)
 
     def convert(path: Path) -> _Done:
         image, content = _read(path)
@@ -176,17 +182,16 @@ def build_lmdb(source: PathLike, out: PathLike, workers: int | None = None) -> i
         return _Done(image.shape[0], image.shape[1], content)
 
     settings = {"command": "lmdb", "source": os.path.abspath(source)}
-    with _Work(out, settings, workers) as work:
+    with _Work(source, names, out, settings, workers) as work:
         try:
             with lmdb.open(os.fspath(work.result), map_size=FIRST_MAP_BYTES) as environment:
                 store = partial(_put, environment)
-                work.convert_all(paths, convert, store, BATCH_BYTES)
+                work.convert_all(convert, store, BATCH_BYTES)
         except lmdb.Error as error:
             raise OSError(f"{work.folder}: {error}; what is done is kept there") from error
-        shapes = work.shapes()
-        lines = [f"{path.stem}.png {shapes[path.name]} {PNG_LEVEL}\n" for path in paths]
+        lines = (f"{_stem(name)}.png {shape} {PNG_LEVEL}\n" for name, shape in work.shapes())
         write_file(work.result / "meta_info.txt", "".join(lines).encode())
-    return len(paths)
+    return len(names)
 
 
 def write_meta_info(source: PathLike, out: PathLike, workers: int | None = None) -> int:
@@ -195,14 +200,14 @@ def write_meta_info(source: PathLike, out: PathLike, workers: int | None = None)
     Every picture is decoded for it, so that a list holds good pictures only. Arguments, result and
     errors are those of `extract_sub_images`; `out` is a text file.
     """
-    paths = _pictures(source, recursive=True)
+    names = _pictures(source, recursive=True)
     settings = {"command": "meta-info", "source": os.path.abspath(source)}
-    with _Work(out, settings, workers) as work:
-        work.convert_all(paths, lambda path: _Done(*_read(path)[0].shape[:2]), root=source)
-        lines = [f"{name} {shape}\n" for name, shape in sorted(work.shapes().items())]
+    with _Work(source, names, out, settings, workers) as work:
+        work.convert_all(lambda path: _Done(*_read(path)[0].shape[:2]))
+        lines = (f"{name} {shape}\n" for name, shape in work.shapes())
         work.result /= "meta_info.txt"
         write_file(work.result, "".join(lines).encode())
-    return len(paths)
+    return len(names)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -247,7 +252,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         count = args.prepare(args)
     except BadPicturesError as error:
-        print(*error.reasons, sep="\n", file=sys.stderr)
+        for reason in error.reasons:
+            print(*reason.splitlines(), file=sys.stderr)  # names may have line breaks in them
         raise
     print(f"{args.out}: made from {count} pictures of {args.source}")
     return 0
@@ -260,7 +266,15 @@ class _Work:
     the folder stays, for the next run with the same settings to go on with.
     """
 
-    def __init__(self, out: PathLike, settings: dict[str, Any], workers: int | None) -> None:
+    def __init__(
+        self,
+        source: PathLike,
+        names: NameTable,
+        out: PathLike,
+        settings: dict[str, Any],
+        workers: int | None,
+    ) -> None:
+        self._source, self._names = source, names
         self.out = Path(out)
         self.workers = (os.cpu_count() or 1) if workers is None else workers
         _check_positive(workers=self.workers)
@@ -302,32 +316,29 @@ class _Work:
 
     def convert_all(
         self,
-        paths: Sequence[Path],
         convert: Callable[[Path], _Done],
         store: Callable[[Sequence[tuple[str, _Done]]], None] = lambda batch: None,
         batch_bytes: int = 0,
-        root: PathLike | None = None,
     ) -> None:
         """Converts the pictures that the journal lacks, in order.
 
         `store` gets them in batches of `batch_bytes`, and what it has stored goes into the journal.
         """
-        names = {os.path.relpath(path, root) if root else path.name: path for path in paths}
-        done = self.shapes()
-        for name in done.keys() - names.keys():
-            raise FileNotFoundError(
-                f"{self.folder}: holds {name}, which is no more among the pictures; delete the "
-                f"folder to start anew"
-            )
-        todo = [name for name in names if name not in done]
+        names = self._names
+        done = self._sizes()[:, 0] > 0
+        todo = (name for name, is_done in zip(names, done, strict=True) if not is_done)
         bad: list[str] = []
         batch: list[tuple[str, _Done]] = []
         size = 0
-        with tqdm(total=len(names), initial=len(done), unit="pictures", disable=None) as bar:
-            for name, future in _in_order(todo, lambda name: convert(names[name]), self.workers):
+
+        def converted(name: str) -> _Done:
+            return convert(Path(self._source, name))
+
+        with tqdm(total=len(names), initial=done.sum(), unit="pictures", disable=None) as bar:
+            for name, future in _in_order(todo, converted, self.workers):
                 try:
                     batch.append((name, future.result()))
-                    size += len(batch[-1][1].content)
+                    size += len(batch[-1][1].content) + OVERHEAD_BYTES
                 except ImageFileError as error:
                     bad.append(str(error))
                 if size >= batch_bytes:
@@ -342,17 +353,28 @@ class _Work:
                 bad,
             )
 
-    def shapes(self) -> dict[str, str]:
-        """Returns from the journal the names of the pictures that are done, with their (h,w,c)."""
-        shapes = {}
+    def shapes(self) -> Iterator[tuple[str, str]]:
+        """Yields the names of the pictures, all of which are done, with their (h,w,c)."""
+        for name, (height, width) in zip(self._names, self._sizes(), strict=True):
+            yield name, f"({height},{width},3)"
+
+    def _sizes(self) -> npt.NDArray[np.uint32]:
+        """Returns from the journal (height, width) of every picture, (0, 0) if it is not done."""
+        sizes = np.zeros((len(self._names), 2), np.uint32)
         if self._journal.exists():
             with open(self._journal, encoding="ascii") as lines:
                 for line in lines:
                     # A full disk may have cut a line short: that picture is done again.
                     if line.endswith("]\n"):
-                        name, height, width = json.loads(line)
-                        shapes[name] = f"({height},{width},3)"
-        return shapes
+                        name, *size = json.loads(line)
+                        place = bisect_left(self._names, name)
+                        if list(self._names[place : place + 1]) != [name]:
+                            raise FileNotFoundError(
+                                f"{self.folder}: holds {name}, which is no more among the "
+                                "pictures; delete the folder to start anew"
+                            )
+                        sizes[place] = size
+        return sizes
 
     def _finish(
         self,
@@ -389,12 +411,12 @@ def _make_folder(
     workers: int | None,
 ) -> int:
     """Makes a folder of pictures by a function of a path and of the folder for its results."""
-    paths = _pictures(source)
-    _check_distinct(paths)
+    names = _pictures(source)
+    _check_distinct(source, names)
     settings = {**settings, "source": os.path.abspath(source)}
-    with _Work(out, settings, workers) as work:
-        work.convert_all(paths, lambda path: convert(path, work.result))
-    return len(paths)
+    with _Work(source, names, out, settings, workers) as work:
+        work.convert_all(lambda path: convert(path, work.result))
+    return len(names)
 
 
 def _in_order(
@@ -415,19 +437,30 @@ def _in_order(
                 future.cancel()
 
 
-def _pictures(source: PathLike, recursive: bool = False) -> list[Path]:
-    paths = list_images(source, recursive)
-    if not paths:
+def _pictures(source: PathLike, recursive: bool = False) -> NameTable:
+    """The pictures of a folder, by path relative to it, sorted."""
+    names = NameTable(os.path.relpath(path, source) for path in list_images(source, recursive))
+    if not names:
         raise FileNotFoundError(f"{source}: no pictures in this folder")
-    return paths
+    return names
 
 
-def _check_distinct(paths: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for path in paths:
-        other = seen.setdefault(path.stem, path)
-        if other is not path:
-            raise ValueError(f"{path}: has the same name as {other} but for the suffix: rename one")
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _check_distinct(source: PathLike, names: NameTable) -> None:
+    marks = np.fromiter((hash(_stem(name)) for name in names), np.int64, len(names))
+    if len(np.unique(marks)) == len(marks):  # a dictionary of millions would be large
+        return
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(_stem(name), name)
+        if other != name:
+            raise ValueError(
+                f"{Path(source, name)}: has the same name as {Path(source, other)} but for the "
+                "suffix: rename one"
+            )
 
 
 def _check_positive(**numbers: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import rescale_compat  # noqa: F401  first: it lets basicsr import
@@ -26,7 +29,16 @@ from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights, load_strictly
 from rescale_data.image_file import write_file
 from rescale_data.weight_file import fingerprint, read_weights
-from rescale_model.evaluation import Evaluation, Judged
+from rescale_model.evaluation import Evaluation, Judged, Means
+from rescale_model.finite_check import FiniteCheck
+from rescale_model.resume import (
+    Progress,
+    agree_on_seed,
+    random_states,
+    same_randomness,
+    set_random_states,
+)
+from rescale_model.stop_signal import StopSignal
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -35,26 +47,39 @@ class RescalingModel(SRModel, ABC):
     """BasicSR's ``SRModel`` for networks that make their LR image themselves.
 
     A subclass trains (:meth:`build_losses`, :meth:`losses`) and says what validation is to judge
-    (:meth:`validation_cases`, :meth:`round_trip`). Batches hold ``gt`` alone.
+    (:meth:`validation_cases`, :meth:`round_trip`). Batches hold ``gt`` and ``gt_path``.
+
+    A run that was stopped, by a signal or by ``kill -9``, and resumed through ``rescale train``
+    ends with the weights of one that was not: training states hold the random states of all ranks
+    and the place in the data, too. On a CPU that is exact to the bit.
+
+    A step whose losses are not finite does not reach the weights: it is left out, or the run stops
+    with the state of before saved. A GPU does not wait for that check, which is of the losses; with
+    ``skip_non_finite`` it does, since then gradients are checked as well.
 
     Options beyond BasicSR's:
         ``train: precision`` and ``val: precision`` -- fp32 (default) or bf16 (autocast);
         ``sync_bn: true`` -- batch statistics over all ranks (GPU only);
         ``train: optim_g: type`` -- any optimiser of ``torch.optim``;
+        ``train: skip_non_finite: true`` -- leaves out steps with losses or gradients that are not
+            finite, on all ranks alike, and counts them in the log as ``skipped``; by default such
+            losses stop the run;
         ``val:`` -- see :class:`rescale_model.evaluation.Evaluation`.
 
     Attributes:
         judged: the names that :meth:`round_trip` gives images under.
+        progress: where the run is in its data; None where BasicSR's own runner trains.
+        stop: asked after every step whether to leave; None likewise.
     """
 
     judged: Collection[str] = ("hr", "lr", "bicubic")
+    progress: Progress | None = None
+    stop: StopSignal | None = None
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        if opt["dist"]:
-            # without a manual_seed every rank has drawn its own
-            seed = [opt["manual_seed"]]
-            dist.broadcast_object_list(seed, src=0)
-            opt["manual_seed"] = seed[0]
+        agree_on_seed(opt)
+        self.skipped = 0
+        self._saved_iter = 0
         if opt["num_gpu"] and not torch.cuda.is_available():
             raise ValueError(
                 f"option num_gpu is {opt['num_gpu']}, but PyTorch finds no GPU: use auto or 0"
@@ -92,6 +117,7 @@ class RescalingModel(SRModel, ABC):
         self.build_losses()
         self.setup_optimizers()
         self.setup_schedulers()
+        self._remember()
 
     def build_loss(self, name: str) -> nn.Module:
         """Builds the loss of the option ``train: name``.
@@ -140,18 +166,59 @@ class RescalingModel(SRModel, ABC):
         return optimizer_class(optim_type)(params, lr=lr, **kwargs)
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Takes a batch: ``gt``, HR images."""
+        """Takes a batch: ``gt``, HR images, and their names for messages, ``gt_path``."""
         gt = data["gt"].to(self.device, non_blocking=True)
         self.gt = gt.contiguous(memory_format=torch.channels_last)
+        self.gt_path = list(data.get("gt_path", ()))
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Begins a step, or leaves if a signal asks for it.
+
+        Raises:
+            SystemExit: 128 + the signal's number; what the steps before have trained is saved.
+        """
+        if self.stop is not None and (number := self.stop.agreed()):
+            self._leave(current_iter - 1, number)
+        self._remember()
+        super().update_learning_rate(current_iter, warmup_iter)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One training step."""
-        self.optimizer_g.zero_grad(set_to_none=True)
-        losses = self.losses(current_iter)
+        """One training step, whole or not at all.
+
+        Raises:
+            ValueError: the losses are not finite, and the options do not ask to skip such steps.
+        """
+        buffers = [buffer for net in self._trained_nets() for buffer in net.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self._last_losses: dict[str, Tensor] = {}
+        self._checks: list[FiniteCheck] = []
+        self.backward(current_iter)
+        if self._is_finite():
+            for optimizer in self.optimizers:
+                optimizer.step()  # without gradients it does nothing, but counts for the scheduler
+            self.after_step(current_iter)
+        else:
+            for buffer, value in zip(buffers, before, strict=True):  # batch statistics, for one
+                buffer.copy_(value)
+            self._refuse(current_iter)
+        if self.progress is not None:
+            self.progress.samples += len(self.gt) * self.opt["world_size"]
+
+    def backward(self, current_iter: int) -> None:
+        """Finds the gradients of the step; a second optimiser's, too."""
+        self.add_gradients(self.losses(current_iter))
+
+    def add_gradients(self, losses: Mapping[str, Tensor]) -> None:
+        """Adds the gradients of the sum of ``losses``, which are logged and checked."""
         total: Tensor = sum(losses.values())  # type: ignore[assignment]
+        self._checks.append(FiniteCheck(total))
         total.backward()
-        self.optimizer_g.step()
-        self._last_losses = {name: value.detach() for name, value in losses.items()}
+        self._last_losses |= {name: value.detach() for name, value in losses.items()}
+
+    def after_step(self, current_iter: int) -> None:
+        """What follows once the weights have changed."""
         if self.ema_decay > 0:
             self.model_ema(self.ema_decay)
 
@@ -161,7 +228,71 @@ class RescalingModel(SRModel, ABC):
         Reckoned when asked for: a GPU would have to wait for it in every step.
         """
         log: dict[str, float] = self.reduce_loss_dict(self._last_losses)
+        if self.opt["train"].get("skip_non_finite"):
+            log["skipped"] = self.skipped
         return log
+
+    def _trained_nets(self) -> list[nn.Module]:
+        return [self.net_g, self.net_d] if hasattr(self, "net_d") else [self.net_g]
+
+    def _is_finite(self) -> bool:
+        if self.opt["train"].get("skip_non_finite"):
+            parameters = [p for net in self._trained_nets() for p in net.parameters()]
+            # no norm is over infinity, so this one leaves the gradients as they are
+            self._checks.append(FiniteCheck(nn.utils.clip_grad_norm_(parameters, math.inf)))
+        return all([check.passed() for check in self._checks])
+
+    def _refuse(self, current_iter: int) -> None:
+        """Tells of a step that was left out, and skips or stops."""
+        names: list[Any] = [(_wrong(self._last_losses), self.gt_path)]
+        if self.opt["dist"]:
+            own, names = names[0], [None] * self.opt["world_size"]
+            dist.all_gather_object(names, own)
+        guilty = [entry for entry in names if entry[0]] or names
+        wrong = ", ".join(sorted({text for texts, _ in guilty for text in texts})) or "gradients"
+        scale = f", scale {self.scale:g}" if hasattr(self, "scale") else ""
+        message = f"iteration {current_iter}{scale}: not finite: {wrong}; images: " + ", ".join(
+            path for _, paths in guilty for path in paths
+        )
+        if self.opt["train"].get("skip_non_finite"):
+            self.skipped += 1
+            get_root_logger().warning(f"Skipped {message}")
+            return
+        self._go_back()
+        last = current_iter - 1
+        weights = [p for net in self._trained_nets() for p in net.parameters()]
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise ValueError(f"{message}; the weights are not finite any more, nor saved")
+        self._save_progress(last)
+        raise ValueError(
+            f"{message}; {f'iteration {last} is saved' if last else 'nothing is trained yet'}; "
+            "train: skip_non_finite: true leaves such steps out"
+        )
+
+    def _remember(self) -> None:
+        """Keeps what a step changes before its losses are known to be finite."""
+        self._before = (
+            [scheduler.state_dict() for scheduler in self.schedulers],
+            [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers],
+            random_states(),
+        )
+
+    def _go_back(self) -> None:
+        schedulers, rates, randomness = self._before
+        for scheduler, state in zip(self.schedulers, schedulers, strict=True):
+            scheduler.load_state_dict(state)
+        self._set_lr(rates)
+        set_random_states(randomness)
+
+    def _save_progress(self, iteration: int) -> None:
+        """Saves what ``iteration`` has left, unless that is done already."""
+        if iteration > self._saved_iter:
+            self.save(self.progress.epoch if self.progress is not None else 0, iteration)
+
+    def _leave(self, iteration: int, number: int) -> None:
+        self._save_progress(iteration)
+        get_root_logger().info(f"Left by a signal; --auto_resume goes on from {iteration}.")
+        raise SystemExit(128 + number)
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Moves the average network towards the trained one; batch statistics are copied."""
@@ -280,9 +411,8 @@ class RescalingModel(SRModel, ABC):
         label = "latest" if current_iter == -1 else current_iter
         _save(checkpoint, os.path.join(self.opt["path"]["models"], f"{net_label}_{label}.pth"))
 
-    @master_only
     def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """Saves what resuming needs, whole or not at all.
+        """Saves what resuming needs, whole or not at all; all ranks take part, the first one saves.
 
         Raises:
             OSError: the file cannot be written.
@@ -294,8 +424,52 @@ class RescalingModel(SRModel, ABC):
             "iter": current_iter,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            **self.training_state(),
         }
-        _save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+        if self.opt["rank"] == 0:
+            folder = self.opt["path"]["training_states"]
+            _save(state, os.path.join(folder, f"{current_iter}.state"))
+        self._saved_iter = current_iter
+
+    def training_state(self) -> dict[str, Any]:
+        """What a training state holds beyond BasicSR's; all ranks take part."""
+        randomness: list[Any] = [random_states()]
+        if self.opt["dist"]:
+            own, randomness = randomness[0], [None] * self.opt["world_size"]
+            dist.all_gather_object(randomness, own)
+        state = {
+            "seed": self.opt["manual_seed"],
+            "skipped": self.skipped,
+            "random_states": randomness,
+        }
+        if self.progress is not None:
+            state["samples"] = self.progress.samples
+        return state
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Goes on from a training state.
+
+        Raises:
+            ValueError: it is of a training with other optimisers.
+        """
+        if len(resume_state["optimizers"]) != len(self.optimizers):
+            raise ValueError(
+                f"{self.opt['path']['resume_state']}: holds {len(resume_state['optimizers'])} "
+                f"optimisers, but these options have {len(self.optimizers)}"
+            )
+        super().resume_training(resume_state)
+        self._saved_iter = resume_state["iter"]
+        self.skipped = resume_state.get("skipped", 0)
+        self._recall_best(self._saved_iter)
+        states = resume_state.get("random_states", ())
+        if len(states) == self.opt["world_size"]:
+            set_random_states(states[self.opt["rank"]])
+        else:
+            get_root_logger().warning(
+                f"The training state holds the random states of {len(states)} processes, but there "
+                f"are {self.opt['world_size']}: they begin anew"
+            )
+        self._remember()
 
     # validation -------------------------------------------------------------------------------
 
@@ -323,10 +497,20 @@ class RescalingModel(SRModel, ABC):
         """Validates every image of the data set at every case; the ranks share the images out."""
         if self.evaluation is None:
             raise ValueError("option val is missing")
-        dataset = dataloader.dataset
-        name = dataset.opt["name"]
         if self.is_train:  # BasicSR counts on when the last iteration is over
             current_iter = min(int(current_iter), int(self.opt["train"]["total_iter"]))
+        try:
+            with same_randomness():
+                self._validate(dataloader, current_iter, tb_logger, save_img)
+        except _Interrupted as interrupted:
+            self._leave(int(current_iter), interrupted.number)
+
+    def _validate(
+        self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool
+    ) -> None:
+        assert self.evaluation is not None
+        dataset = dataloader.dataset
+        name = dataset.opt["name"]
         if self.opt["dist"]:
             self._share_buffers()
         with self._evaluation_net() as net:
@@ -334,7 +518,7 @@ class RescalingModel(SRModel, ABC):
             rows = self.evaluation.run(
                 dataset,
                 self.validation_cases(),
-                lambda label, gt, case: self.round_trip(net, label, gt.to(self.device), case),
+                lambda label, gt, case: self._interruptible(net, label, gt, case),
                 rank=self.opt["rank"],
                 world_size=self.opt["world_size"],
                 folder=self._picture_folder(name) if save_img else None,
@@ -346,6 +530,12 @@ class RescalingModel(SRModel, ABC):
             rows = [row for part in gathered for row in part]
         if self.opt["rank"] == 0:
             self._report(name, rows, current_iter, tb_logger)
+
+    def _interruptible(self, net: nn.Module, name: str, gt: Tensor, case: Any) -> dict[str, Judged]:
+        # several ranks are asked together, after the next step
+        if self.stop is not None and not self.opt["dist"] and self.stop.received():
+            raise _Interrupted(self.stop.received())
+        return self.round_trip(net, name, gt.to(self.device), case)
 
     def _share_buffers(self) -> None:
         """Batch statistics as on rank 0, which saves them: the others' are of their own batches."""
@@ -383,28 +573,45 @@ class RescalingModel(SRModel, ABC):
             for case, values in means.items()
             for metric, value in values.items()
         }
-        best = self.best_metric_results = getattr(self, "best_metric_results", {})
-        if dataset not in best:
-            best[dataset] = {
-                f"{metric}_{case}": {
-                    "better": options["better"],
-                    "val": float("-inf" if options["better"] == "higher" else "inf"),
-                    "iter": -1,
-                }
-                for case in means
-                for metric, options in self.evaluation.metrics.items()
-            }
+        self._note_best(dataset, means, current_iter)
         for metric, value in self.metric_results.items():
-            self._update_best_metric_result(dataset, metric, value, current_iter)
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{dataset}/{metric}", value, current_iter)
+        best = self.best_metric_results[dataset] if self.is_train else None
         logger: logging.Logger = get_root_logger()
         logger.info(
             f"Validation {dataset}, {self.evaluation.protocol} protocol\n"
-            + self.evaluation.table(means, best[dataset] if self.is_train else None)
+            + self.evaluation.table(means, best)
         )
         tag = f"_{current_iter}" if self.is_train else ""
         self.evaluation.write(self._picture_folder(dataset), f"metrics{tag}", rows, means)
+
+    def _note_best(self, dataset: str, means: Means, current_iter: int | str) -> None:
+        """Keeps the best figures so far, in the form that BasicSR has."""
+        assert self.evaluation is not None
+        self.best_metric_results = getattr(self, "best_metric_results", {})
+        best = self.best_metric_results.setdefault(dataset, {})
+        for case, values in means.items():
+            for metric, options in self.evaluation.metrics.items():
+                if metric in values:
+                    name, better = f"{metric}_{case}", options["better"]
+                    worst = float("-inf" if better == "higher" else "inf")
+                    best.setdefault(name, {"better": better, "val": worst, "iter": -1})
+                    self._update_best_metric_result(dataset, name, values[metric], current_iter)
+
+    def _recall_best(self, iteration: int) -> None:
+        """Finds the best figures up to ``iteration`` in the files of the run's validations."""
+        files = Path(self.opt["path"]["visualization"]).glob("*/metrics_*.json")
+        found = [(path.stem.removeprefix("metrics_"), path) for path in files]
+        numbered = sorted((int(label), path) for label, path in found if label.isdecimal())
+        for validated, path in numbered:
+            if validated <= iteration and self.evaluation is not None:
+                means = json.loads(path.read_text())["mean"]
+                numbers = {
+                    case: {metric: float(value) for metric, value in values.items()}
+                    for case, values in means.items()
+                }
+                self._note_best(path.parent.name, numbers, validated)
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
@@ -417,6 +624,20 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"option type: torch.optim has no optimiser {name!r}")
     return cls
+
+
+class _Interrupted(Exception):
+    """A signal came in the midst of a validation."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _wrong(losses: Mapping[str, Tensor]) -> list[str]:
+    """The losses that are not finite."""
+    values = {name: value.mean().item() for name, value in losses.items()}
+    return [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
 
 
 def _save(content: Mapping[str, Any], path: str) -> None:

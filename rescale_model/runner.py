@@ -1,19 +1,22 @@
 """BasicSR's train and test runners, with this project registered, for any machine.
 
-They are BasicSR's own. What is mended: resuming and ``--launcher pytorch`` work without a GPU, the
-option file is checked first, training goes on to ``total_iter`` however small the data set is, and
-results go into the current folder.
+They are BasicSR's own. What is mended: ``--launcher pytorch`` works without a GPU, the option file
+is checked first, training goes on to ``total_iter`` however small the data set is, results go into
+the current folder, SIGTERM and Ctrl-C save before they end a training, and a resumed one goes on
+exactly where it was, also without a GPU and where the newest state is damaged.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import rescale_compat  # noqa: F401  first: it lets basicsr import
@@ -23,13 +26,22 @@ import basicsr.train
 import basicsr.utils.options
 import torch
 import torch.distributed as dist
+from basicsr.models import build_model
 from basicsr.train import create_train_val_dataloader
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import init_dist
 
-from rescale_data.weight_file import read_weights
-from rescale_model.options import check_options
+from rescale_model.options import check_options, read_options
 from rescale_model.registration import register
+from rescale_model.rescaling_model import RescalingModel
+from rescale_model.resume import (
+    Progress,
+    ResumableSampler,
+    agree_on_seed,
+    newest_state,
+    read_state,
+)
+from rescale_model.stop_signal import StopSignal
 
 
 def train(argv: Sequence[str]) -> int:
@@ -43,7 +55,8 @@ def train(argv: Sequence[str]) -> int:
 
     Raises:
         OSError: a file is missing or cannot be written.
-        ValueError: the option file is wrong.
+        ValueError: the option file is wrong, or a loss is not finite.
+        SystemExit: 143 after SIGTERM and 130 after Ctrl-C, which save first.
     """
     return _run(argv, is_train=True)
 
@@ -63,14 +76,17 @@ def _run(argv: Sequence[str], *, is_train: bool) -> int:
     parser.add_argument("--force_yml", nargs="+", default=())
     known = parser.parse_known_args(list(argv))[0]
     if known.opt is not None:  # without it BasicSR's own parser prints the usage
+        _import_plugin(known.opt)
         check_options(known.opt, is_train=is_train, forced=known.force_yml)
     command = f"rescale {'train' if is_train else 'test'}"
     root = os.getcwd()
+    training = _Training()
     with (
         _replaced(sys, "argv", [command, *argv]),
         _replaced(basicsr.utils.options, "init_dist", _init_dist),
-        _replaced(basicsr.train, "load_resume_state", _load_resume_state),
-        _replaced(basicsr.train, "create_train_val_dataloader", _create_loaders),
+        _replaced(basicsr.train, "load_resume_state", training.load_resume_state),
+        _replaced(basicsr.train, "create_train_val_dataloader", training.create_loaders),
+        _replaced(basicsr.train, "build_model", training.build_model),
     ):
         try:
             if is_train:
@@ -78,9 +94,27 @@ def _run(argv: Sequence[str], *, is_train: bool) -> int:
             else:
                 basicsr.test.test_pipeline(root)
         finally:
+            training.stop.close()
             if dist.is_initialized():
                 dist.destroy_process_group()
     return 0
+
+
+def _import_plugin(path: str) -> None:
+    """Imports what the option file's plugin line names, as BasicSR does when it reads the file.
+
+    The classes that it registers are then known to the check.
+    """
+    plugin = read_options(path).get("plugin")
+    if not isinstance(plugin, str) or "." not in plugin:
+        return
+    module, _, name = plugin.rpartition(".")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{path}: plugin {plugin}: {error}") from error
+    if not hasattr(found, name):
+        raise ValueError(f"{path}: plugin {plugin}: module {module} has no {name}")
 
 
 @contextmanager
@@ -101,42 +135,77 @@ def _init_dist(launcher: str, **kwargs: Any) -> None:
         dist.init_process_group("gloo")
 
 
-def _load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """BasicSR's, which needs a GPU; the optimisers move the state to their own device anyway."""
-    path = opt["path"].get("resume_state")
-    if opt["auto_resume"]:
-        path = _newest_state(opt["path"]["training_states"]) or path
-    if not path:
-        return None
-    state = read_weights(path)
-    lacking = [key for key in ("epoch", "iter", "optimizers", "schedulers") if key not in state]
-    if lacking:
-        raise ValueError(f"{path}: no training state, there is no {', '.join(lacking)}")
-    opt["path"]["resume_state"] = path
-    check_resume(opt, state["iter"])
-    return state
+class _Training:
+    """What BasicSR's training is given in place of its own steps, and what joins them."""
+
+    def __init__(self) -> None:
+        self.stop = StopSignal()
+        self._start = Progress()
+        self._iteration = 0
+        self._remarks: list[str] = []  # the log is there later
+
+    def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
+        """BasicSR's, which needs a GPU, takes any file, and lets a run without a seed draw another.
+
+        The optimisers move the state to their own device anyway.
+        """
+        agree_on_seed(opt)
+        path = opt["path"].get("resume_state")
+        if opt["auto_resume"]:
+            newest, self._remarks = newest_state(opt)
+            path = newest or path
+        if not path:
+            return None
+        state = read_state(path)
+        seed = state.get("seed", opt["manual_seed"])
+        if seed != opt["manual_seed"]:
+            self._remarks.append(f"The seed is that of the training state, {seed}")
+            opt["manual_seed"] = seed
+        self._start = Progress(state["epoch"], state.get("samples", 0))
+        self._iteration = state["iter"]
+        opt["path"]["resume_state"] = path
+        check_resume(opt, state["iter"])
+        return state
+
+    def create_loaders(self, opt: dict[str, Any], logger: logging.Logger) -> tuple[Any, ...]:
+        """BasicSR's, which rounds the batches of an epoch up though an incomplete one is left out.
+
+        Training would stop before ``total_iter``, with few images at once. The order of the data
+        is :class:`~rescale_model.resume.ResumableSampler`'s.
+        """
+        for remark in self._remarks:
+            logger.warning(remark)
+        sampler_type = partial(ResumableSampler, seed=opt["manual_seed"], start=self._start)
+        with _replaced(basicsr.train, "EnlargedSampler", sampler_type):
+            train, sampler, val, _, total_iter = create_train_val_dataloader(opt, logger)
+        if len(train) == 0:
+            raise ValueError(
+                f"datasets: train: {len(sampler)} images are no batch of {train.batch_size}: raise "
+                "dataset_enlarge_ratio"
+            )
+        # each epoch draws a number from it: from the default one, resuming would draw another
+        train.generator = torch.Generator().manual_seed(opt["manual_seed"])
+        train.worker_init_fn = partial(_begin_worker, train.worker_init_fn)
+        self._progress = sampler.progress
+        # the present epoch may be nearly over
+        rest = math.ceil((total_iter - self._iteration) / len(train))
+        return train, sampler, val, self._start.epoch + rest, total_iter
+
+    def build_model(self, opt: dict[str, Any]) -> Any:
+        """BasicSR's; the model is told where it is in the data, and when to stop."""
+        model = build_model(opt)
+        if isinstance(model, RescalingModel):
+            model.progress, model.stop = self._progress, self.stop
+            self.stop.listen()
+        return model
 
 
-def _create_loaders(opt: dict[str, Any], logger: logging.Logger) -> tuple[Any, ...]:
-    """BasicSR's, which rounds the batches of an epoch up though an incomplete one is left out.
+def _begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:
+    """Begins a process that reads data.
 
-    Training would stop before ``total_iter``, with few images at once.
+    In a process group of its own, for a signal to the whole group, as Ctrl-C is, must not end it:
+    a step may be waiting for its data.
     """
-    train, sampler, val, _, total_iter = create_train_val_dataloader(opt, logger)
-    if len(train) == 0:
-        raise ValueError(
-            f"datasets: train: {len(sampler)} images are no batch of {train.batch_size}: raise "
-            "dataset_enlarge_ratio"
-        )
-    return train, sampler, val, math.ceil(total_iter / len(train)), total_iter
-
-
-def _newest_state(folder: str) -> str | None:
-    if not os.path.isdir(folder):
-        return None
-    iterations = [
-        int(stem)
-        for stem, suffix in map(os.path.splitext, os.listdir(folder))
-        if suffix == ".state" and stem.isdigit()
-    ]
-    return os.path.join(folder, f"{max(iterations)}.state") if iterations else None
+    os.setpgid(0, 0)
+    if begin is not None:
+        begin(worker)

@@ -38,7 +38,7 @@ class VQGANModel(RescalingModel):
         ``train: revive_codes`` -- after so many iterations, codes that have been nearest to no
             feature vector since are moved onto ones of the present batch; a new network's code
             book is also filled so from its first batch. 0, the default, never does either, as the
-            paper. After a resume the count begins anew.
+            paper.
 
     The log has ``codes_used``, the share of codes that were nearest to anything since the line
     before, and their ``perplexity``: the number of codes which, used equally often, would carry as
@@ -100,11 +100,15 @@ class VQGANModel(RescalingModel):
         losses["l_codebook"] = self.cri_codebook(z.float(), codes.float())
         return losses
 
-    def optimize_parameters(self, current_iter: int) -> None:
-        """One step of the network, then one of the discriminator, then the code book's upkeep."""
-        super().optimize_parameters(current_iter)
-        if self.adversarial:
-            self._optimize_discriminator(current_iter)
+    def backward(self, current_iter: int) -> None:
+        """Gradients of the network, then of the discriminator."""
+        super().backward(current_iter)
+        if self._is_adversarial(current_iter):
+            self._judge()
+
+    def after_step(self, current_iter: int) -> None:
+        """The average network, then the code book's upkeep."""
+        super().after_step(current_iter)
         for usage in (self.usage, self.logged_usage):
             usage.add(self.indices)
         if self.revive_codes:
@@ -145,23 +149,19 @@ class VQGANModel(RescalingModel):
             self.gan_factor *= ratio.clamp(0, _MAX_ADAPTIVE_WEIGHT).detach()
         return self.gan_factor * loss
 
-    def _optimize_discriminator(self, current_iter: int) -> None:
-        self.optimizer_d.zero_grad(set_to_none=True)
-        if self._is_adversarial(current_iter):
-            self.net_d.requires_grad_(True)
-            with self.autocast("train"):
-                judgements = self.net_d(torch.cat([self.gt, self.restored.to(self.gt.dtype)]))
-            real, fake = judgements.float().chunk(2)
-            loss = self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True)
-            loss = loss / 2
-            loss.backward()
-            self._last_losses |= {
-                "l_d": loss.detach(),
-                "out_d_real": real.detach().mean(),
-                "out_d_fake": fake.detach().mean(),
-                "gan_weight": self.gan_factor,
-            }
-        self.optimizer_d.step()  # without gradients it does nothing, but counts for the scheduler
+    def _judge(self) -> None:
+        """The discriminator's gradients."""
+        self.net_d.requires_grad_(True)
+        with self.autocast("train"):
+            judgements = self.net_d(torch.cat([self.gt, self.restored.to(self.gt.dtype)]))
+        real, fake = judgements.float().chunk(2)
+        loss = self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True)
+        self.add_gradients({"l_d": loss / 2})
+        self._last_losses |= {
+            "out_d_real": real.detach().mean(),
+            "out_d_fake": fake.detach().mean(),
+            "gan_weight": self.gan_factor,
+        }
 
     @torch.no_grad()
     def _revive_codes(self, current_iter: int) -> None:
@@ -176,6 +176,22 @@ class VQGANModel(RescalingModel):
         if self.opt["dist"]:
             dist.broadcast(book, src=0)  # every rank has a batch of its own
         self.usage.clear()
+
+    def training_state(self) -> dict[str, Any]:
+        """Adds how often codes were used."""
+        usages = {"usage": self.usage.state(), "logged_usage": self.logged_usage.state()}
+        return {**super().training_state(), **usages}
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Goes on from a training state.
+
+        Raises:
+            ValueError: it is of a training with other optimisers.
+        """
+        super().resume_training(resume_state)
+        for name in ("usage", "logged_usage"):
+            if name in resume_state:
+                getattr(self, name).resume(resume_state[name], self.opt["rank"])
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Saves the networks, then what resuming needs."""
@@ -215,6 +231,16 @@ class CodeUsage:
         """Forgets everything."""
         self._counts.zero_()
         self.iterations = 0
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`resume` takes; over all ranks, each of which must ask."""
+        return {"counts": self.counts().cpu(), "iterations": self.iterations}
+
+    def resume(self, state: Mapping[str, Any], rank: int) -> None:
+        """Counts on from there; the first rank has the counts of all."""
+        if rank == 0:
+            self._counts.copy_(state["counts"])
+        self.iterations = state["iterations"]
 
     def counts(self) -> Tensor:
         """How often, by code, over all ranks; each of them must ask."""

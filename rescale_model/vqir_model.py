@@ -23,9 +23,11 @@ from rescale_arch.official_weights import (
 from rescale_arch.scales import Size
 from rescale_arch.vqgan_arch import from_unit
 from rescale_arch.vqir_arch import Levels, Recovered
+from rescale_arch.vqir_tiling import downscale_tiles, levels_tiles, upscale_tiles
 from rescale_data.image_file import LRInfo
 from rescale_model.evaluation import Judged
 from rescale_model.rescaling_model import RescalingModel
+from rescale_model.tiled import in_tiles
 
 COLOR_ORDERS = ("rgb", "bgr")
 _LR_BORDER = 1
@@ -49,7 +51,9 @@ class VQIRModel(RescalingModel):
         ``color_order`` -- ``rgb`` (default) or ``bgr``: what the weights to start from, or to test,
         were trained on. Files that training saves are always for RGB;
         ``train: guide_opt``, ``train: code_opt``, ``train: gram_opt`` -- see above; the paper's are
-        MSELoss of weight 0.5, MSELoss, GramLoss.
+        MSELoss of weight 0.5, MSELoss, GramLoss;
+        ``val: tile`` -- side of the tiles that images are validated in, which bounds the memory
+        that they take; by default they are taken whole (see :mod:`rescale_arch.vqir_tiling`).
     """
 
     stage = 1
@@ -189,7 +193,11 @@ class VQIRModel(RescalingModel):
         """
         assert isinstance(net, VQIR)
         lr, judged = self._downscaled(net, name, gt)
-        restored = net.upscale(lr, size=_size(gt))
+        size = _size(gt)
+        tile = self._tile(size)
+        (restored,) = in_tiles(
+            lambda read, write: upscale_tiles(net, size, read, write, tile), lr, size
+        )
         return judged | {
             "hr": Judged(restored, gt, case),
             "bicubic": Judged(_bicubic(gt, case), gt, case),
@@ -197,10 +205,18 @@ class VQIRModel(RescalingModel):
 
     def _downscaled(self, net: VQIR, name: str, gt: Tensor) -> tuple[Tensor, dict[str, Judged]]:
         assert self.evaluation is not None
-        factor = net.factor
-        lr = self.evaluation.stored(name, net.downscale(gt))
-        info = LRInfo(f"vqir{factor}", (factor, factor), _size(gt), self.fingerprint)
+        factor, size = net.factor, _size(gt)
+        tile = self._tile(size)
+        (unrounded,) = in_tiles(
+            lambda read, write: downscale_tiles(net, size, read, write, tile), gt, net.lr_size(size)
+        )
+        lr = self.evaluation.stored(name, unrounded)
+        info = LRInfo(f"vqir{factor}", (factor, factor), size, self.fingerprint)
         return lr, {"lr": Judged(lr, reduced(gt, factor), _LR_BORDER, info)}
+
+    def _tile(self, size: Size) -> int:
+        """By default one tile, which is as good as none."""
+        return int(self.opt["val"].get("tile") or max(size))
 
 
 class VQIRRefineModel(VQIRModel):
@@ -290,20 +306,20 @@ class VQIRRefineModel(VQIRModel):
             losses["l_percep"] = self.cri_percep(images.full, self.gt)
         return losses
 
-    def optimize_parameters(self, current_iter: int) -> None:
-        """One step of the refinement, one of the discriminator."""
+    def backward(self, current_iter: int) -> None:
+        """Gradients of the refinement, then of the discriminator."""
         self.net_d.requires_grad_(False)
-        super().optimize_parameters(current_iter)
+        super().backward(current_iter)
         self.net_d.requires_grad_(True)
-        self.optimizer_d.zero_grad(set_to_none=True)
         with self.autocast("train"):
             scores = self.net_d(from_unit(torch.cat((self.gt, self.restored))))
         real, restored = scores.float().chunk(2)
-        l_d_real = self.cri_gan(real, True, is_disc=True)
-        l_d_fake = self.cri_gan(restored, False, is_disc=True)
-        (l_d_real + l_d_fake).backward()
-        self.optimizer_d.step()
-        self._last_losses |= {"l_d_real": l_d_real.detach(), "l_d_fake": l_d_fake.detach()}
+        self.add_gradients(
+            {
+                "l_d_real": self.cri_gan(real, True, is_disc=True),
+                "l_d_fake": self.cri_gan(restored, False, is_disc=True),
+            }
+        )
 
     # files ------------------------------------------------------------------------------------
 
@@ -325,11 +341,17 @@ class VQIRRefineModel(VQIRModel):
         """
         assert isinstance(net, VQIR)
         lr, judged = self._downscaled(net, name, gt)
-        images = net.levels(lr, size=_size(gt))
+        size, targets = _size(gt), _targets(gt)
+        tile = self._tile(size)
+        images = in_tiles(
+            lambda read, *writes: levels_tiles(net, size, read, writes, tile),
+            lr,
+            *map(_size, targets),
+        )
         judged |= {
             which: Judged(image, target, border)
             for which, image, target, border in zip(
-                ("hr", "half", "quarter"), images, _targets(gt), (16, 8, 4), strict=True
+                ("hr", "half", "quarter"), images, targets, (16, 8, 4), strict=True
             )
         }
         return judged | {"bicubic": Judged(_bicubic(gt, case), gt, judged["hr"].border)}

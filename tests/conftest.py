@@ -52,3 +52,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, crop in crops.items():
         Image.fromarray(crop).save(folder / f"{name}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lmdb(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures in an LMDB."""
+    from rescale_data.prepare import build_lmdb
+
+    path = tmp_path_factory.mktemp("data") / "train.lmdb"
+    build_lmdb(pictures, path)
+    return path

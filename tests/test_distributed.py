@@ -1,25 +1,43 @@
 """Several processes on the CPU, by ``torchrun``."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from shutil import copy, copytree
+from socket import socket
 from typing import Any
 
 import pytest
 import torch
-from training import changed, command, logged, test, test_options, train_options, write_options
+from test_resume import assert_same, forget_after, wait_for_iteration
+from training import (
+    changed,
+    command,
+    logged,
+    test,
+    test_options,
+    train,
+    train_options,
+    write_options,
+)
 
+from rescale_app.cli import main
 from rescale_arch import AIDN
+from rescale_data.image_file import read_image
 from rescale_data.prepare import build_lmdb
 
 pytestmark = pytest.mark.slow
 
 
-def torchrun(folder: Path, kind: str, options: dict[str, Any]) -> None:
+def torchrun(folder: Path, kind: str, options: dict[str, Any], *arguments: str) -> None:
     path = write_options(folder / f"{kind}.yml", options)
     result = command(
         folder,
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-        *("-m", "rescale_app.cli", kind, "-opt", path, "--launcher", "pytorch"),
+        *("-m", "rescale_app.cli", kind, "-opt", path, "--launcher", "pytorch", *arguments),
     )
     assert result.returncode == 0, result.stderr
 
@@ -72,3 +90,228 @@ def test_two_processes_test_as_one_does(tmp_path: Path, pictures: Path) -> None:
     for path in one.iterdir():
         if path.suffix in (".csv", ".json"):
             assert (two / path.name).read_text() == path.read_text(), path.name
+
+
+def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path, pictures: Path) -> None:
+    """The network of one scale has no batch norm; gradients of both halves are averaged."""
+    build_lmdb(pictures, tmp_path / "train.lmdb")
+    options = changed(
+        train_options(tmp_path / "train.lmdb", pictures),
+        {
+            "network_g: fixed_scale": 2,
+            "train: scales": ...,
+            "train: optim_g": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
+            "train: total_iter": 10,
+            "val": None,
+        },
+    )
+    torchrun(tmp_path, "train", options | {"name": "two"})
+    joint = changed(options, {"datasets: train: batch_size_per_gpu": 4})
+    train(tmp_path, joint | {"name": "one"})
+    experiments = [tmp_path / "experiments" / name for name in ("one", "two")]
+    one, two = (torch.load(path / "models" / "net_g_latest.pth") for path in experiments)
+    for key in ("params", "params_ema"):
+        for name, value in one[key].items():
+            torch.testing.assert_close(two[key][name], value, rtol=0, atol=1e-5)
+    # the log has the losses of both halves
+    alone, both = map(logged, experiments)
+    for iteration, entry in alone.items():
+        assert both[iteration]["l_pix"] == pytest.approx(entry["l_pix"], rel=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_data_that_does_not_divide_by_the_processes(
+    tmp_path: Path, pictures: Path, batch: int
+) -> None:
+    (tmp_path / "three").mkdir()
+    for path in sorted(pictures.glob("*.png"))[:3]:
+        copy(path, tmp_path / "three")
+    options = changed(
+        train_options(tmp_path / "three", pictures),
+        {
+            "datasets: train: io_backend": ...,
+            "datasets: train: dataset_enlarge_ratio": 1,
+            "datasets: train: batch_size_per_gpu": batch,
+            "train: total_iter": 7,
+            "val": None,
+        },
+    )
+    torchrun(tmp_path, "train", options)
+    assert list(logged(tmp_path / "experiments" / "small")) == list(range(1, 8))
+
+
+def test_two_machines_with_data_of_different_length(tmp_path: Path, pictures: Path) -> None:
+    """One goes through its data twice while the other does once; neither waits for ever."""
+    names = sorted(pictures.glob("*.png"))
+    processes = []
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for rank, own in enumerate((names[:1], names)):
+        folder = tmp_path / str(rank)
+        (folder / "data").mkdir(parents=True)
+        for path in own:
+            copy(path, folder / "data")
+        options = changed(
+            train_options(Path("data"), Path("data")),
+            {"datasets: train: io_backend": ..., "train: total_iter": 20, "val": None},
+        )
+        path = write_options(folder / "train.yml", options)
+        processes.append(
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
+                    *("--nproc_per_node", "1", "--node_rank", str(rank)),
+                    *("--master_addr", "127.0.0.1", "--master_port", str(port)),
+                    *("-m", "rescale_app.cli", "train", "-opt", path, "--launcher", "pytorch"),
+                ],
+                cwd=folder,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        for process in processes:
+            _, error = process.communicate(timeout=300)
+            assert process.returncode == 0, error
+    finally:
+        for process in processes:
+            process.kill()
+    assert list(logged(tmp_path / "0" / "experiments" / "small")) == list(range(1, 21))
+
+
+def test_a_signal_stops_both_after_the_same_step(tmp_path: Path, pictures: Path) -> None:
+    build_lmdb(pictures, tmp_path / "train.lmdb")
+    options = changed(
+        train_options(tmp_path / "train.lmdb", pictures),
+        {"train: total_iter": 2000, "val": None, "logger: save_checkpoint_freq": 5000},
+    )
+    path = write_options(tmp_path / "train.yml", options)
+    experiment = tmp_path / "experiments" / "small"
+    with open(tmp_path / "output.txt", "w") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc_per_node", "2", "-m", "rescale_app.cli", "train"),
+                *("-opt", path, "--launcher", "pytorch"),
+            ],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_for_iteration(process, experiment, 4)
+        process.terminate()
+        process.wait(60)
+    finally:
+        process.kill()
+    last = max(logged(experiment))
+    assert [path.name for path in (experiment / "training_states").iterdir()] == [f"{last}.state"]
+    text = next(experiment.glob("train_*.log")).read_text()
+    assert f"--auto_resume goes on from {last}." in text
+    state = torch.load(experiment / "training_states" / f"{last}.state")
+    assert len(state["random_states"]) == 2
+
+    torchrun(tmp_path, "train", changed(options, {"train: total_iter": last + 3}), "--auto_resume")
+    assert max(logged(experiment)) == last + 3
+
+
+def test_a_resumed_pair_ends_as_one_that_was_not_stopped(tmp_path: Path, pictures: Path) -> None:
+    build_lmdb(pictures, tmp_path / "train.lmdb")
+    options = changed(
+        train_options(tmp_path / "train.lmdb", pictures),
+        {"train: total_iter": 6, "val": None, "logger: save_checkpoint_freq": 3},
+    )
+    torchrun(tmp_path, "train", options)
+    experiment = tmp_path / "experiments" / "small"
+    whole = torch.load(experiment / "models" / "net_g_latest.pth")
+    forget_after(experiment, 3)
+    torchrun(tmp_path, "train", options, "--auto_resume")
+    assert list(logged(experiment)) == [4, 5, 6]
+    assert_same(torch.load(experiment / "models" / "net_g_latest.pth"), whole)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_loss_of_one_process_concerns_both(tmp_path: Path, pictures: Path, skip: bool) -> None:
+    (tmp_path / "poisoned.py").write_text(
+        "import sys\n"
+        "from test_resume import PoisonedDataset\n"
+        "from rescale_app.cli import main\n"
+        "PoisonedDataset.culprit = 'coffee.png'\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    options = changed(
+        train_options(pictures, pictures),
+        {
+            "datasets: train: type": "PoisonedDataset",
+            "datasets: train: io_backend": ...,
+            "datasets: train: batch_size_per_gpu": 1,
+            "datasets: train: dataset_enlarge_ratio": 1,
+            "train: total_iter": 6,
+            "train: skip_non_finite": skip,
+            "val": None,
+        },
+    )
+    path = write_options(tmp_path / "train.yml", options)
+    result = command(
+        tmp_path,
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("-m", "poisoned", "train", "-opt", path, "--launcher", "pytorch"),
+        modules=Path(f"{tmp_path}{os.pathsep}{Path(__file__).parent}"),
+    )
+    experiment = tmp_path / "experiments" / "small"
+    if skip:
+        assert result.returncode == 0, result.stderr
+        text = next(experiment.glob("train_*.log")).read_text()
+        # two steps an epoch, one of which has the picture on one of the ranks
+        assert len(re.findall(r"Skipped iteration .*/coffee\.png\n", text)) == 3
+        weights = torch.load(experiment / "models" / "net_g_latest.pth")["params"]
+        assert all(bool(value.isfinite().all()) for value in weights.values())
+    else:
+        assert result.returncode != 0
+        lines = re.findall(r"rescale: error: iteration [12], .*/coffee\.png; .*", result.stderr)
+        assert len(lines) == 2
+
+
+def test_files_are_shared_out(tmp_path: Path, pictures: Path) -> None:
+    weights = tmp_path / "net.pth"
+    torch.save(AIDN(num_feat=8, num_block=2, adapt_interval=1).state_dict(), weights)
+    copytree(pictures, tmp_path / "hr")
+
+    def run(kind: str, source: str, out: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return command(
+            tmp_path,
+            *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *("-m", "rescale_app.cli", kind, source, "-o", out, "--weights", weights, *options),
+        )
+
+    result = run("down", "hr", "two", "-s", "2")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("4 of 4 pictures written to two") == 1
+    assert (
+        main(
+            [
+                "down",
+                f"{tmp_path}/hr",
+                "-o",
+                f"{tmp_path}/one",
+                "--weights",
+                str(weights),
+                "-s",
+                "2",
+            ]
+        )
+        == 0
+    )
+    for path in (tmp_path / "one").iterdir():
+        assert (read_image(tmp_path / "two" / path.name) == read_image(path)).all()
+
+    # one process fails at once; the other is not cut off, and both say so
+    (tmp_path / "two" / "astronaut.png").write_bytes(b"no picture")
+    result = run("up", "two", "back")
+    assert result.returncode == 1
+    assert "3 of 4 pictures written to back" in result.stdout
+    assert "error: two/astronaut.png" in result.stderr
+    assert len(list((tmp_path / "back").iterdir())) == 3

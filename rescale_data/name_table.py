@@ -1,0 +1,50 @@
+"""Millions of names in little memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
+
+
+class NameTable(Sequence[str]):
+    """A sequence of strings that consists of two arrays.
+
+    A list of as many strings takes several times the memory; and since Python counts references to
+    each of them in the string itself, a process that was forked to read data soon has a copy of the
+    whole list. These arrays stay shared.
+
+    Args:
+        names: they are read one by one.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        content = bytearray()
+        ends = array("q", [0])
+        for name in names:
+            content += name.encode("utf-8", "surrogateescape")  # as the names of files are
+            ends.append(len(content))
+        self._content = np.frombuffer(bytes(content), np.uint8)
+        self._ends = np.frombuffer(ends, np.int64)
+
+    def __len__(self) -> int:
+        """The number of names."""
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> NameTable: ...
+    def __getitem__(self, index: int | slice) -> str | NameTable:
+        """A name, or a table of some."""
+        if isinstance(index, slice):
+            return NameTable(self[number] for number in range(*index.indices(len(self))))
+        number = range(len(self))[index]  # from the end, too; IndexError where there is none
+        start, end = self._ends[number : number + 2].tolist()
+        return self._content[start:end].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields the names in order."""
+        return (self[number] for number in range(len(self)))
