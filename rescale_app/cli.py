@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _METHODS = ("aidn", "vqir16", "vqir32")  # those of rescale_app.methods, which loads PyTorch
 _EPILOG = """\
-Exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted. Errors are one line each;
-RESCALE_DEBUG=1 shows where they come from."""
+Exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated (training
+saves first). Errors are one line each; RESCALE_DEBUG=1 shows where they come from."""
 _DOWN = """\
 Downscale pictures so that `rescale up` can restore them. What that needs (scale, original size,
 network, weights) travels in the file. Pictures become 8-bit RGB; transparency is dropped."""
@@ -40,6 +40,7 @@ Downscale and restore a picture, and compare with bicubic interpolation (antiali
 both ways, 8 bits between). Figures are of 8-bit pixels without a border of ceil(scale); Y is
 that of MATLAB's rgb2ycbcr. LR fidelity is the PSNR of the LR picture against bicubic's."""
 _PREPARE = "Prepare data sets for training and testing."
+_WEIGHTS = "List, inspect and import the weights of networks."
 
 
 class UsageError(ValueError):
@@ -68,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
+    # OpenCV writes what it thinks of a broken file beside the one line that is ours
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -85,6 +88,8 @@ def _run(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
     if command == "prepare":
         return _prepare(rest)
+    if command == "weights":
+        return _weights(rest)
     if command in ("train", "test"):
         from rescale_model import runner
 
@@ -166,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text in (
         ("prepare", "prepare data sets (sub-images, mod-crop, lmdb, meta-info)"),
+        ("weights", "list, inspect and import weights (list, info, import)"),
         ("train", "train a network: rescale train -opt FILE.yml"),
         ("test", "test a network: rescale test -opt FILE.yml"),
     ):
@@ -209,7 +215,10 @@ def _add_method(parser: argparse.ArgumentParser, default: str | None = "aidn") -
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", metavar="FILE", help="weights file, or name of shipped weights"
+        "--weights",
+        metavar="FILE",
+        help="weights file, or name of shipped weights (default: the best of those; of those that "
+        "survive compression where a JPEG is written; `up`: what the picture was made with)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
@@ -217,6 +226,14 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         choices=("fp32", "bf16"),
         default="fp32",
         help="bf16 is faster and a little less exact",
+    )
+    parser.add_argument(
+        "--tile",
+        type=_tile,
+        default="auto",
+        metavar="auto|none|N",
+        help="compute in tiles of N x N pixels of the large picture, which bounds the memory "
+        "(default: auto, tiles for large pictures)",
     )
 
 
@@ -249,6 +266,17 @@ def _size(text: str) -> tuple[int, int]:
         ) from None
 
 
+def _tile(text: str) -> str | int | None:
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        return _positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no tile: valid are auto, none or a number of pixels above 0"
+        ) from None
+
+
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
@@ -267,6 +295,10 @@ def _quality(text: str) -> int:
 def _down(args: argparse.Namespace) -> int:
     _check_scale(args, ("scale", "fit", "size"))
     jobs = _jobs(args)
+    if args.weights is None and args.method == "aidn" and jobs[0].target.suffix.lower() != ".png":
+        from rescale_app.rescaler import weights_for_jpeg
+
+        args.weights = weights_for_jpeg()
     rescaler = _rescaler(args)
 
     def convert(source: Path) -> _Result:
@@ -310,12 +342,21 @@ def _up(args: argparse.Namespace) -> int:
     elif (args.scale is None) != (args.size is None):
         raise UsageError("-s and --size (of the original, WxH) are needed together")
     jobs = _jobs(args)
-    rescaler = _rescaler(args)
+    default = _rescaler(args)
+    others: dict[str, Rescaler] = {}  # by name: of a folder, each file may ask for its own
 
     def convert(source: Path) -> _Result:
+        from rescale_app.rescaler import weights_with
         from rescale_data.image_file import read_image, read_info
 
         pixels, info = read_image(source), read_info(source)
+        rescaler = default
+        if info is not None and args.weights is None and info.weights != default.fingerprint:
+            name = weights_with(info.weights)
+            if name is not None:
+                if name not in others:
+                    others[name] = _rescaler(argparse.Namespace(**{**vars(args), "weights": name}))
+                rescaler = others[name]
         return _Result(_upscale(rescaler, source, pixels, info, args))
 
     return _convert_all(jobs, convert, args)
@@ -411,10 +452,27 @@ def _prepare(argv: list[str]) -> int:
     return int(prepare.run(parser.parse_args(argv)))
 
 
+def _weights(argv: list[str]) -> int:
+    from rescale_app import weights_command
+
+    parser = _Parser(prog="rescale weights", description=_WEIGHTS)
+    weights_command.add_arguments(parser)
+    return weights_command.run(parser.parse_args(argv))
+
+
 def _rescaler(args: argparse.Namespace) -> Rescaler:
+    from rescale_app import ranks
     from rescale_app.rescaler import Rescaler
 
-    return Rescaler(args.weights, args.device, args.precision, args.method)
+    ranks.choose_gpu()
+    return Rescaler(
+        args.weights,
+        args.device,
+        args.precision,
+        args.method,
+        tile=args.tile,
+        progress=ranks.is_first(),
+    )
 
 
 def _check_scale(args: argparse.Namespace, names: Sequence[str]) -> None:
@@ -476,24 +534,27 @@ def _convert_all(
 ) -> int:
     """Converts every file; one that cannot be converted is reported, and the rest goes on.
 
-    An output that cannot be written ends it all: the next one would not fare better.
+    An output that cannot be written ends it all: the next one would not fare better. Under
+    ``torchrun`` the processes share the files out.
     """
     from tqdm import tqdm
 
+    from rescale_app import ranks
     from rescale_data.image_file import write_image
 
     many = args.input.is_dir()
     if many:
         args.output.mkdir(parents=True, exist_ok=True)
-    failures = 0
-    written: dict[Path, Path] = {}
+    written = failures = 0
+    first: dict[Path, Path] = {}  # who a target belongs to, whichever process converts it
+    for job in jobs:
+        first.setdefault(job.target, job.source)
+    share = ranks.own_share(jobs)
     # On a terminal only, and only for a folder; below, tqdm.write keeps the bar in one piece.
-    for job in tqdm(jobs, unit="picture", disable=None if many else True):
+    for job in tqdm(share, unit="picture", disable=None if many and ranks.is_first() else True):
         try:
-            if job.target in written:
-                raise ValueError(
-                    f"would be written to {job.target}, as {written[job.target]} already was"
-                )
+            if first[job.target] != job.source:
+                raise ValueError(f"would be written to {job.target}, as {first[job.target]} is")
             result = convert(job.source)
         except (ValueError, OSError, MemoryError) as error:
             if os.environ.get("RESCALE_DEBUG") == "1":
@@ -502,11 +563,12 @@ def _convert_all(
             failures += 1
             continue
         write_image(job.target, result.pixels, quality=args.quality, info=result.info)
-        written[job.target] = job.source
+        written += 1
         if result.remark:
             tqdm.write(f"{job.source}: {result.remark}")
-    if many:
-        print(f"{len(written)} of {len(jobs)} pictures written to {args.output}")
+    written, failures = ranks.total(written, failures)
+    if many and ranks.is_first():
+        print(f"{written} of {len(jobs)} pictures written to {args.output}")
     return 1 if failures else 0
 
 
@@ -531,7 +593,8 @@ def _warn(message: str) -> None:
 def _complain(message: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"rescale: {message}", file=sys.stderr)
+    # names of files may have line breaks, too
+    tqdm.write(f"rescale: {' '.join(message.splitlines())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

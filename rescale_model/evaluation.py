@@ -10,6 +10,8 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
+from glob import escape, glob
 from typing import Any
 
 import rescale_compat  # noqa: F401  first: it lets basicsr import
@@ -21,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rescale_data.image_file import LRInfo, read_image, to_float, write_file, write_image
+from rescale_model.rescale_metric import LEAST_SIZES, LOWER_IS_BETTER, check_metric
 
 PROTOCOLS = ("8bit", "float")
 LR_FORMATS = ("png", "jpeg")
@@ -56,14 +59,16 @@ class Evaluation:
     Options:
         ``metrics``: name -> BasicSR's metric options; further ``image``, which of the images is
             judged (``hr``, default; ``lr``; ``bicubic``, bicubic both ways, for comparison; of VQIR
-            with refinement also ``half`` and ``quarter``, its smaller images), and ``better``
-            (``higher``, default, or ``lower``). ``crop_border`` is the model's unless given.
+            with refinement also ``half`` and ``quarter``, its smaller images), ``better``
+            (``higher`` or ``lower``; the default is what the metric means), and ``protocol``, if
+            not that of all. ``crop_border`` is the model's unless given.
         ``protocol``: ``8bit`` (default) rounds all images as files do; ``float`` leaves restored
             images and the bicubic LR reference unrounded, as the AIDN authors score.
         ``lr_format``: ``png`` or ``jpeg``: the LR image goes through a real file; default: it does
             not. ``lr_quality``: quality of the JPEG, default 90.
         ``lr_folder``: restores from the LR files of this folder, named as a test run saves them,
-            ``<image>_x<scale>_lr.png`` (or ``.jpg``).
+            ``<image>_x<scale>_lr.png`` (or ``.jpg``), with any suffix behind ``lr`` if one file is
+            meant.
         ``pbar``: progress bar. ``suffix``: end of the names of saved pictures.
 
     Args:
@@ -71,19 +76,22 @@ class Evaluation:
         images: those that there will be.
 
     Raises:
-        ValueError: an option has no valid value.
+        ValueError: an option has no valid value, or a metric needs a package that is not installed.
+        FileNotFoundError: a metric needs weights that are not there.
     """
 
     def __init__(self, opt: Mapping[str, Any], images: Collection[str] = IMAGES) -> None:
+        self.protocol: str = opt.get("protocol", "8bit")
+        _choice("protocol", self.protocol, PROTOCOLS)
         self.metrics: dict[str, dict[str, Any]] = {
-            name: {"better": "higher", "image": "hr", **options}
+            name: {"better": _better(options), "image": "hr", "protocol": self.protocol, **options}
             for name, options in (opt.get("metrics") or {}).items()
         }
         for name, options in self.metrics.items():
             _choice(f"metrics: {name}: image", options["image"], images)
             _choice(f"metrics: {name}: better", options["better"], BETTER)
-        self.protocol: str = opt.get("protocol", "8bit")
-        _choice("protocol", self.protocol, PROTOCOLS)
+            _choice(f"metrics: {name}: protocol", options["protocol"], PROTOCOLS)
+            check_metric(options)
         self.lr_format: str | None = opt.get("lr_format")
         if self.lr_format is not None:
             _choice("lr_format", self.lr_format, LR_FORMATS)
@@ -127,8 +135,8 @@ class Evaluation:
             for label, case in cases.items():
                 judged = round_trip(f"{name}_{label}", data["gt"].unsqueeze(0), case)
                 if folder is not None:
-                    self._save(os.path.join(folder, f"{name}_{label}"), judged, tag)
-                rows.append({"image": name, "case": label, **self._score(name, judged)})
+                    self.save(os.path.join(folder, f"{name}_{label}"), judged, tag)
+                rows.append({"image": name, "case": label, **self.score(name, judged)})
         return rows
 
     def stored(self, stem: str, lr: Tensor) -> Tensor:
@@ -143,10 +151,10 @@ class Evaluation:
 
         Raises:
             FileNotFoundError: ``lr_folder`` has no such file.
-            ValueError: the file has another size.
+            ValueError: the file has another size, or several could be meant.
         """
         if self.lr_folder is not None:
-            found = _find(os.path.join(self.lr_folder, f"{stem}_lr"))
+            found = _find(os.path.join(self.lr_folder, f"{stem}_lr"), self.suffix)
             image = read_image(found)
             if image.shape[:2] != tuple(lr.shape[-2:]):
                 raise ValueError(
@@ -193,7 +201,10 @@ class Evaluation:
         )
 
     def write(self, folder: str, name: str, rows: list[dict[str, Any]], means: Means) -> None:
-        """Writes ``name``.csv (a line per image and case) and ``name``.json (also the means)."""
+        """Writes ``name``.csv (a line per image and case) and ``name``.json (also the means).
+
+        What is infinite, as the PSNR of equal images, JSON has as text: ``"inf"``.
+        """
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, name)
         rows = sorted(rows, key=lambda row: row["image"])
@@ -203,30 +214,40 @@ class Evaluation:
         writer.writerows(rows)
         write_file(f"{path}.csv", table.getvalue().encode())
         summary = {"protocol": self.protocol, "mean": means, "images": rows}
-        write_file(f"{path}.json", json.dumps(summary, indent=1).encode())
+        text = json.dumps(_without_infinity(summary), indent=1, allow_nan=False)
+        write_file(f"{path}.json", text.encode())
 
-    def _score(self, name: str, judged: Mapping[str, Judged]) -> dict[str, float]:
+    def score(self, name: str, judged: Mapping[str, Judged]) -> dict[str, float]:
+        """The metrics of the images of a round trip.
+
+        Args:
+            name: of the picture, for the error.
+            judged: the images.
+
+        Raises:
+            ValueError: they are too small for a metric.
+        """
         scores = {}
         for metric, options in self.metrics.items():
             pair = judged[options["image"]]
             metric_options = {"crop_border": pair.border, **options}
-            del metric_options["image"]
+            for key in ("image", "protocol"):
+                del metric_options[key]
             border = metric_options["crop_border"]
-            window = 11 if "ssim" in options["type"] else 1
-            if min(pair.image.shape[-2:]) < 2 * border + window:
-                raise ValueError(f"{name}: too small to be scored within a border of {border}")
-            data = {"img": self._scored(pair.image), "img2": self._scored(pair.reference)}
+            inner = sorted(side - 2 * border for side in pair.image.shape[-2:])
+            least = LEAST_SIZES.get(options["type"], (1, 1))
+            if inner[0] < least[0] or inner[1] < least[1]:
+                raise ValueError(
+                    f"{name}: too small to be scored within a border of {border}: {metric} needs "
+                    f"{least[0]} x {least[1]} pixels there"
+                )
+            scored = partial(_scored, protocol=options["protocol"])
+            data = {"img": scored(pair.image), "img2": scored(pair.reference)}
             scores[metric] = float(calculate_metric(data, metric_options))
         return scores
 
-    def _scored(self, image: Tensor) -> np.ndarray:
-        """BGR in [0, 255], as BasicSR's metrics take it."""
-        if self.protocol == "8bit":
-            return to_uint8(image)[..., ::-1]
-        clamped = image[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-        return np.ascontiguousarray(clamped[..., ::-1] * 255)
-
-    def _save(self, stem: str, judged: Mapping[str, Judged], tag: str) -> None:
+    def save(self, stem: str, judged: Mapping[str, Judged], tag: str = "") -> None:
+        """Saves the images of a round trip as ``<stem>_<name><suffix><tag>.png``."""
         os.makedirs(os.path.dirname(stem), exist_ok=True)
         for which, pair in judged.items():
             if which == "bicubic":
@@ -246,17 +267,48 @@ def border(scale: tuple[float, float]) -> int:
     return math.ceil(max(scale))
 
 
+def _better(options: Mapping[str, Any]) -> str:
+    """Which values of a metric are better, ``higher`` or ``lower``."""
+    return "lower" if options.get("type") in LOWER_IS_BETTER else "higher"
+
+
+def _scored(image: Tensor, protocol: str) -> np.ndarray:
+    """BGR in [0, 255], as BasicSR's metrics take it."""
+    if protocol == "8bit":
+        return to_uint8(image)[..., ::-1]
+    clamped = image[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(clamped[..., ::-1] * 255)
+
+
 def _picture_name(path: str, root: str) -> str:
     """The path below ``root`` without suffix; an LMDB key is one already."""
     relative = os.path.relpath(path, root) if path.startswith(root) else path
     return os.path.splitext(relative)[0]
 
 
-def _find(stem: str) -> str:
-    for suffix in _SUFFIXES:
-        if os.path.isfile(stem + suffix):
-            return stem + suffix
-    raise FileNotFoundError(f"no LR file {stem}.png (or {', '.join(_SUFFIXES[1:])})")
+def _find(stem: str, suffix: str) -> str:
+    for exact in (f"{stem}{suffix}", stem):
+        for ending in _SUFFIXES:
+            if os.path.isfile(exact + ending):
+                return exact + ending
+    others = [path for path in glob(f"{escape(stem)}_*") if path.endswith(_SUFFIXES)]
+    if not others:
+        raise FileNotFoundError(f"no LR file {stem}.png (or {', '.join(_SUFFIXES[1:])})")
+    if others[1:]:
+        raise ValueError(
+            f"{stem}.png is not there, and {', '.join(sorted(others))} are several: say which by "
+            "val: suffix"
+        )
+    return others[0]
+
+
+def _without_infinity(value: Any) -> Any:
+    """``value`` with text in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_infinity(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_infinity(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _choice(name: str, value: str, valid: Collection[str]) -> None:

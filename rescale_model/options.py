@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -29,8 +30,10 @@ from basicsr.utils.registry import (
 )
 
 from rescale_arch import scale_pair
+from rescale_data.hr_dataset import HRImageDataset
+from rescale_model.benchmark_model import BenchmarkModel, read_plan
 from rescale_model.evaluation import Evaluation
-from rescale_model.rescaling_model import RescalingModel, optimizer_class
+from rescale_model.rescaling_model import PRECISIONS, RescalingModel, optimizer_class
 from rescale_model.scale_schedule import ScaleSchedule
 
 _TOP = {
@@ -47,19 +50,42 @@ _TRAIN = {
     "ema_decay", "optim_g", "scheduler", "total_iter", "warmup_iter", "precision", "scales",
     "pixel_opt", "guide_opt", "guide_weights", "percep_opt", "codebook_opt", "gan_opt", "optim_d",
     "gan_start", "adaptive_weight", "revive_codes", "code_opt", "gram_opt", "edge_opt",
+    "skip_non_finite",
 }  # fmt: skip
 _VAL = {
     "val_freq", "save_img", "pbar", "suffix", "scales", "metrics", "protocol", "precision",
-    "lr_format", "lr_quality", "lr_folder",
+    "lr_format", "lr_quality", "lr_folder", "tile",
+}  # fmt: skip
+_BENCHMARK_VAL = {
+    "save_img", "pbar", "suffix", "scales", "metrics", "protocol", "weights", "lr_files",
+    "cost_size",
 }  # fmt: skip
 _LOGGER = {"print_freq", "save_checkpoint_freq", "use_tb_logger", "wandb"}
 _WANDB = {"project", "resume_id"}
-_METRIC_EXTRAS = {"image", "better", "crop_border", "test_y_channel"}
-_SCHEDULERS = {  # BasicSR's names for them
+METRIC_EXTRAS = {"image", "better", "protocol", "crop_border"}
+SCHEDULERS = {  # BasicSR's names for them
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
     "CosineAnnealingRestartLR": lr_scheduler.CosineAnnealingRestartLR,
 }
+SECTIONS = {
+    "": _TOP, "path": _PATH, "train": _TRAIN, "val": _VAL, "logger": _LOGGER,
+    "logger: wandb": _WANDB, "val of BenchmarkModel": _BENCHMARK_VAL,
+}  # fmt: skip
+"""The keys that each section of an option file of this project's models may have."""
+_SWITCHES = {
+    "": ["sync_bn", "find_unused_parameters"],
+    "train": ["adaptive_weight", "skip_non_finite"],
+    "val": ["save_img", "pbar"],
+    "logger": ["use_tb_logger"],
+    "path": ["strict_load_g", "strict_load_d"],
+}
+_NUMBERS = {  # with the least value
+    "": {"manual_seed": 0},
+    "train": {"ema_decay": 0, "warmup_iter": -1, "gan_start": 0, "revive_codes": 0},
+    "val": {"tile": 1},
+}
+_OURS = (RescalingModel, BenchmarkModel)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -125,21 +151,29 @@ def _force(options: dict[str, Any], forced: Iterable[str]) -> Iterator[str]:
 
 
 def _problems(options: dict[str, Any], is_train: bool) -> Iterator[str]:
-    required = ["name", "model_type", "num_gpu", "datasets", "network_g", "path"]
+    model = options.get("model_type")
+    required = ["name", "model_type", "num_gpu", "datasets", "path"]
+    required += [] if model == BenchmarkModel.__name__ else ["network_g"]
     required += ["train", "logger"] if is_train else ["val"]
     yield from _missing("", options, required)
-    model = options.get("model_type")
     if not _is_in(MODEL_REGISTRY, model):
-        ours = [name for name, cls in MODEL_REGISTRY if issubclass(cls, RescalingModel)]
+        ours = [name for name, cls in MODEL_REGISTRY if issubclass(cls, _OURS)]
         yield f"model_type {model!r} is unknown{_nearest(model, ours)}"
         return
-    if not issubclass(MODEL_REGISTRY.get(model), RescalingModel):
+    if not issubclass(MODEL_REGISTRY.get(model), _OURS):
         return  # a model of BasicSR or of another plugin, whose options are not known here
     if "name" in options and not isinstance(options["name"], str):
         yield f"name is {options['name']!r}: text is needed"
     gpus = options.get("num_gpu", 0)
     if gpus != "auto" and not _is_number(gpus, 0):
         yield f"num_gpu is {gpus!r}: a number or auto is needed"
+    for section in _SWITCHES:
+        given = options.get(section) if section else options
+        if isinstance(given, dict):
+            yield from _simple_problems(section, given)
+    if model == BenchmarkModel.__name__:
+        yield from _benchmark_problems(options, is_train)
+        return
     networks = {key for key in options if str(key).startswith("network_")}
     yield from _unknown("", options, _TOP | networks)
     for key in sorted(networks):
@@ -154,6 +188,29 @@ def _problems(options: dict[str, Any], is_train: bool) -> Iterator[str]:
         yield from _val_problems(options["val"], is_train)
     if options.get("logger") is not None or (is_train and "logger" in options):
         yield from _logger_problems(options["logger"], is_train)
+
+
+def _benchmark_problems(options: dict[str, Any], is_train: bool) -> Iterator[str]:
+    if is_train:
+        yield "model_type: BenchmarkModel is for testing"
+        return
+    yield from _unknown("", options, _TOP - {"train", "logger", "network_g", "network_d"})
+    if "datasets" in options:
+        yield from _datasets_problems(options["datasets"], is_train)
+    val = options.get("val")
+    wrong = [
+        *_unknown("path: ", options.get("path"), ()),
+        *_unknown("val: ", val, _BENCHMARK_VAL),
+        *_missing("val: ", val, ["save_img"]),
+        *(_metrics_problems(val.get("metrics")) if isinstance(val, dict) else ()),
+    ]
+    yield from wrong
+    if not wrong:
+        assert isinstance(val, dict)
+        try:
+            read_plan(val)
+        except ValueError as error:
+            yield str(error).removeprefix("option ")
 
 
 def _datasets_problems(datasets: Any, is_train: bool) -> Iterator[str]:
@@ -182,9 +239,17 @@ def _dataset_problems(where: str, dataset: dict[Any, Any], trains: bool) -> Iter
         return
     if trains:
         yield from _numbers(where, dataset, {"batch_size_per_gpu": 1, "num_worker_per_gpu": 0})
-    known = getattr(DATASET_REGISTRY.get(kind), "OPTIONS", None)
+    cls = DATASET_REGISTRY.get(kind)
+    known = getattr(cls, "OPTIONS", None)
     if known is not None:
         yield from _unknown(where, dataset, known)
+    if issubclass(cls, HRImageDataset):
+        rest = {key: value for key, value in dataset.items() if key in cls.OPTIONS}
+        for problem in cls.option_problems(rest | {"phase": "train" if trains else "val"}):
+            yield f"{where}{problem}"
+    modes = (None, "cpu", "cuda")
+    if dataset.get("prefetch_mode") not in modes:
+        yield f"{where}prefetch_mode is {dataset['prefetch_mode']!r}: valid are cpu, cuda"
     for key in ("dataroot_gt", "meta_info_file"):
         yield from _missing_path(where + key, dataset.get(key))
     root = dataset.get("dataroot_gt")
@@ -208,13 +273,15 @@ def _train_problems(train: Any) -> Iterator[str]:
     if not isinstance(train, dict):
         return
     yield from _numbers("train: ", train, {"total_iter": 1})
+    if train.get("precision", "fp32") not in PRECISIONS:
+        yield f"train: precision is {train['precision']!r}: valid are {', '.join(PRECISIONS)}"
     yield from _missing("train: ", train, ["optim_g", "scheduler"])
     for key in ("optim_g", "optim_d"):
         if train.get(key) is not None or (key == "optim_g" and key in train):
             yield from _optimizer_problems(f"train: {key}: ", train[key])
     if "scheduler" in train:
         where = "train: scheduler: "
-        yield from _arguments(where, train["scheduler"], _SCHEDULERS, {"optimizer", "last_epoch"})
+        yield from _arguments(where, train["scheduler"], SCHEDULERS, {"optimizer", "last_epoch"})
     for key in sorted(key for key in _TRAIN & train.keys() if key.endswith("_opt")):
         if train[key] is not None or key in ("pixel_opt", "guide_opt"):
             yield from _arguments(f"train: {key}: ", train[key], LOSS_REGISTRY)
@@ -279,7 +346,7 @@ def _metrics_problems(metrics: Any) -> Iterator[str]:
         where = f"val: metrics: {name}: "
         # what is judged and the border come from the evaluation
         given = metric if not isinstance(metric, dict) else {"crop_border": 0, **metric}
-        yield from _arguments(where, given, METRIC_REGISTRY, {"img", "img2"}, _METRIC_EXTRAS)
+        yield from _arguments(where, given, METRIC_REGISTRY, {"img", "img2"}, METRIC_EXTRAS)
 
 
 def _logger_problems(logger: Any, is_train: bool) -> Iterator[str]:
@@ -316,6 +383,41 @@ def _arguments(
     }
     yield from _missing(where, given, [key for key, needed in keywords.items() if needed])
     yield from _unknown(where, given, {"type", *keywords, *extras})
+    yield from _type_problems(where, given, registry.get(name))
+
+
+def _type_problems(where: str, given: dict[Any, Any], target: Any) -> Iterator[str]:
+    """Compares values with the defaults that ``target`` has for them."""
+    for key, parameter in inspect.signature(target).parameters.items():
+        value, default = given.get(key, parameter.default), parameter.default
+        if _is_text_number(value):
+            continue  # told elsewhere
+        if isinstance(default, bool):
+            fits, needed = isinstance(value, bool), "true or false"
+        elif isinstance(default, int) and parameter.annotation in (int, "int"):
+            fits, needed = _is_number(value) and isinstance(value, int), "a whole number"
+        elif isinstance(default, int | float):
+            fits, needed = _is_number(value), "a number"
+        elif isinstance(default, str):
+            fits, needed = isinstance(value, str), "text"
+        elif isinstance(default, list | tuple):
+            fits, needed = isinstance(value, list | tuple), "a list"
+        else:
+            continue
+        if not fits:
+            yield f"{where}{key} is {value!r}: {needed} is needed"
+
+
+def _simple_problems(section: str, given: dict[Any, Any]) -> Iterator[str]:
+    """Checks switches and numbers; None counts as left out."""
+    where = f"{section}: " if section else ""
+    for key in _SWITCHES[section]:
+        if given.get(key) is not None and not isinstance(given[key], bool):
+            yield f"{where}{key} is {given[key]!r}: true or false is needed"
+    for key, least in _NUMBERS.get(section, {}).items():
+        value = given.get(key)
+        if value is not None and not _is_number(value, least) and not _is_text_number(value):
+            yield f"{where}{key} is {value!r}: a number from {least} is needed"
 
 
 def _keywords(target: Any) -> dict[str, bool]:
@@ -339,7 +441,8 @@ def _unknown(where: str, given: Any, known: Iterable[str]) -> Iterator[str]:
     known = set(known)
     for key in given:
         if key not in known:
-            yield f"{where}{key} is unknown{_nearest(key, known)}"
+            text = key if str(key).strip() else repr(key)
+            yield f"{where}{text} is unknown{_nearest(key, known)}"
 
 
 def _numbers(where: str, given: dict[Any, Any], least: dict[str, int]) -> Iterator[str]:
@@ -355,7 +458,7 @@ def _text_numbers(where: str, given: Any) -> Iterator[str]:
     if isinstance(given, dict | list):
         for key, value in given.items() if isinstance(given, dict) else enumerate(given):
             yield from _text_numbers(f"{where}: {key}", value)
-    elif isinstance(given, str) and _NUMBER.fullmatch(given):
+    elif _is_text_number(given):
         yield f"{where} is text to YAML: write !!float {given}"
 
 
@@ -378,5 +481,9 @@ def _is_in(registry: Registry | dict[str, Any], name: Any) -> bool:
     return isinstance(name, str) and (name in registry or f"{name}_basicsr" in registry)
 
 
-def _is_number(value: Any, minimum: int) -> bool:
+def _is_number(value: Any, minimum: float = -math.inf) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= minimum
+
+
+def _is_text_number(value: Any) -> bool:
+    return isinstance(value, str) and _NUMBER.fullmatch(value) is not None

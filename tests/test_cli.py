@@ -63,6 +63,25 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
+def test_shipped_weights_find_their_pictures(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those for compressed pictures are taken for a JPEG, and found again by what it carries."""
+    lr, back = tmp_path / "lr", tmp_path / "back"
+    lr.mkdir()
+    assert main(["down", picture, "-s", "2", "-o", str(lr / "a.png")]) == 0
+    assert main(["down", picture, "-s", "2", "-o", str(lr / "b.jpg"), "--quality", "90"]) == 0
+    infos = [read_info(lr / name) for name in ("a.png", "b.jpg")]
+    expected = [Rescaler(name, device="cpu").fingerprint for name in ("aidn-small", "aidn-plus")]
+    assert [info.weights for info in infos if info is not None] == expected
+    assert main(["up", str(lr), "-o", str(back)]) == 0
+    assert capsys.readouterr().err == ""  # no word of other weights
+    hr = read_image(picture).astype(float)
+    for name, most in (("a", 5.0), ("b", 8.0)):
+        error = np.sqrt(np.square(read_image(back / f"{name}.png") - hr).mean())
+        assert error < most
+
+
 def test_a_folder_there_and_back(folder: Path, weights: str, tmp_path: Path) -> None:
     lr, back = tmp_path / "lr", tmp_path / "back"
     assert main(["down", str(folder), "-s", "2.5", "-o", str(lr), "--weights", weights]) == 0

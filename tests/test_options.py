@@ -64,8 +64,13 @@ def test_valid_options_pass(train: dict[str, Any], test: dict[str, Any], check: 
 def test_shipped_options_lack_nothing_but_the_data(path: Path, tmp_path: Path) -> None:
     options = read_options(str(path))
     assert options["plugin"] == "rescale_model.register"
+    lmdb = tmp_path / "data.lmdb"
+    lmdb.mkdir()
+    for name in ("data.mdb", "meta_info.txt"):
+        (lmdb / name).touch()
     for dataset in options["datasets"].values():
-        dataset["dataroot_gt"] = str(tmp_path)
+        in_lmdb = dataset.get("io_backend") == {"type": "lmdb"}
+        dataset["dataroot_gt"] = str(lmdb if in_lmdb else tmp_path)
     for key, value in options["path"].items():
         if key.startswith("pretrain_network") and value:
             options["path"][key] = str(tmp_path)
@@ -169,6 +174,24 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"logger: use_tb_logger": ...}, "logger: use_tb_logger is missing"),
         ({"logger: print_freq": True}, "logger: print_freq is True"),
         ({"num_gpu": "all"}, "num_gpu is 'all'"),
+        ({"manual_seed": "seven"}, "manual_seed is 'seven': a number from 0 is needed"),
+        ({"find_unused_parameters": 1}, "find_unused_parameters is 1: true or false"),
+        ({"network_g: num_feat": 8.5}, "network_g: num_feat is 8.5: a whole number is needed"),
+        ({"network_g: res_scale": "big"}, "network_g: res_scale is 'big': a number is needed"),
+        ({"network_g: quantization": 8}, "network_g: quantization is 8: text is needed"),
+        ({"datasets: train: gt_size": "32"}, "datasets: train: gt_size must be .* not '32'"),
+        ({"datasets: train: gt_size": ...}, "datasets: train: gt_size must be .* not None"),
+        ({"datasets: val: mod_crop": 0}, "datasets: val: mod_crop must be"),
+        ({"datasets: train: prefetch_mode": "gpu"}, "prefetch_mode is 'gpu': valid are cpu, cuda"),
+        ({"datasets: train: io_backend": {"type": "disk"}}, "io_backend has type disk, but"),
+        ({"path: strict_load_g": "no"}, "path: strict_load_g is 'no': true or false"),
+        ({"train: ema_decay": "slow"}, "train: ema_decay is 'slow': a number from 0"),
+        ({"train: skip_non_finite": 1}, "train: skip_non_finite is 1: true or false"),
+        ({"train: precision": "fp16"}, "train: precision is 'fp16': valid are fp32, bf16"),
+        ({"train: optim_g: betas": 0.9}, "train: optim_g: betas is 0.9: a list is needed"),
+        ({"train: optim_g: weight_decay": None}, "weight_decay is None: a number is needed"),
+        ({"train: pixel_opt: loss_weight": "one"}, "pixel_opt: loss_weight is 'one': a number"),
+        ({"val: save_img": "yes"}, "val: save_img is 'yes': true or false"),
         ({"name": 2024}, "name is 2024"),
         ({"logger": ...}, "logger is missing"),
         ({"path": None}, "path is not a mapping"),
