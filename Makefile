@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 RUNTIME := .venv/runtime.stamp
 DEV := .venv/dev.stamp
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all bench lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,6 +24,9 @@ test: $(DEV) ## run the tests that take seconds
 
 test-all: $(DEV) ## run every test that this machine can run
 	$(PYTEST)
+
+bench: $(RUNTIME) ## measure speed and memory, which takes half an hour; BENCH="--only aidn" takes less
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(DEV) ## check style, types and the direction of imports
 	$(BIN)/ruff check

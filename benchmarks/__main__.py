@@ -1,0 +1,87 @@
+"""``python -m benchmarks``: measures, prints tables, writes JSON and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from benchmarks.plot import plot
+from benchmarks.running import Case, run
+from benchmarks.tables import TABLES, Settings
+
+_RESULTS = Path(__file__).with_name("results")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tables that the command line asks for; 0 if all of them could be measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--only", metavar="NAMES", help=f"tables, by commas: {', '.join(TABLES)} (default: all)"
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny networks: to see that it runs")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="(default: the CPU, and a GPU where there is one)"
+    )
+    parser.add_argument("--threads", type=int, default=_cores(), help="(default: all cores)")
+    parser.add_argument("--repeats", type=int, default=2, help="of every measurement, in turn")
+    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the JSON file")
+    parser.add_argument("--name", help="of that file (default: machine and date)")
+    given = parser.parse_args(arguments)
+    names = given.only.split(",") if given.only else list(TABLES)
+    for name in names:
+        if name not in TABLES:
+            parser.error(f"argument --only: {name!r} is unknown: valid are {', '.join(TABLES)}")
+
+    machine = run(Case("machine", "machine.describe", {}))
+    devices = ["cpu", "cuda"] if machine["gpu"] else ["cpu"]
+    if given.device and given.device not in devices:
+        parser.error("argument --device: PyTorch finds no GPU")
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            quick=given.quick,
+            threads=given.threads,
+            repeats=1 if given.quick else given.repeats,
+            devices=[given.device] if given.device else devices,
+            folder=folder,
+        )
+        for name in names:
+            for table in TABLES[name](settings):
+                print(f"\n{table}", flush=True)
+                tables.append(table)
+
+    given.out.mkdir(parents=True, exist_ok=True)
+    processor = machine["gpu"] or f"{machine['processor']} {given.threads} threads"
+    label = given.name or f"{processor} {datetime.date.today()}"
+    path = given.out / f"{re.sub(r'[^A-Za-z0-9]+', '-', label).strip('-').lower()}.json"
+    content = {
+        "machine": machine,
+        "date": str(datetime.date.today()),
+        "threads": given.threads,
+        "quick": given.quick,
+        "tables": [table.as_json() for table in tables],
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    print(f"\nWritten: {path}")
+    if plot(tables, path.with_suffix(".png")):
+        print(f"Written: {path.with_suffix('.png')}")
+    return int(any(table.has_failures for table in tables))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

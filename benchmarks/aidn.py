@@ -1,0 +1,130 @@
+"""AIDN: a round trip, and what bfloat16 costs on real pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import rescale_app
+from benchmarks import probe
+from benchmarks.reference.aidn import PlainAIDN
+from rescale_arch import AIDN
+from rescale_arch.memory_format import channels_last
+from rescale_arch.official_weights import aidn_config, canonical_weights
+from rescale_arch.rounding import quantize
+from rescale_data.weight_file import read_weights
+
+SCALE = 2.5
+_PICTURES = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+def round_trip(
+    kind: str,
+    precision: str,
+    size: tuple[int, int],
+    network: dict[str, Any],
+    device: str = "cpu",
+    compiled: bool = False,
+    repeats: int = 1,
+    keep: str | None = None,
+) -> dict[str, float]:
+    """Downscales a picture of noise by 2.5, rounds and restores it.
+
+    Args:
+        kind: ``plain`` or ``ours``.
+        precision: ``fp32`` or ``bf16``.
+        size: (H, W).
+        network: keywords of :class:`AIDN`.
+        device: ``cpu`` or ``cuda``.
+        compiled: by ``torch.compile``.
+        repeats: see :func:`benchmarks.probe.round_trip`.
+        keep: file to write LR and restored picture to.
+    """
+    torch.manual_seed(0)
+    net = build(kind, network).to(device)
+    hr = torch.rand(1, 3, *size, device=device)
+    if kind == "ours":
+        hr = hr.contiguous(memory_format=torch.channels_last)
+
+    def trip(hr: Tensor) -> tuple[Tensor, Tensor]:
+        lr = net.downscale(hr, SCALE)
+        return lr, net.upscale(quantize(lr), SCALE, size=(hr.shape[-2], hr.shape[-1]))
+
+    return probe.round_trip(trip, hr, precision, repeats, keep, compiled)
+
+
+def build(kind: str, network: dict[str, Any]) -> AIDN | PlainAIDN:
+    """AIDN, or its plain reference with the same weights; random, eval mode, without gradients."""
+    net = AIDN(**network).eval().requires_grad_(False)
+    if kind == "plain":
+        with torch.device("meta"):  # a second copy of the weights would raise the peak
+            plain = PlainAIDN(**network)
+        plain.load_state_dict(net.state_dict(), assign=True)
+        return plain.eval().requires_grad_(False)
+    channels_last(net)
+    return net
+
+
+def operations(size: tuple[int, int], network: dict[str, Any], device: str) -> dict[str, float]:
+    """Floating-point operations of a round trip, and what this device does of them a second.
+
+    The rates are those of a large matrix product and of the trunk's convolution in bfloat16.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = build("ours", network).to(device)
+    hr = torch.rand(1, 3, *size, device=device)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            net.upscale(net.downscale(hr, SCALE), SCALE, size=size)
+        side = 8192 if device == "cuda" else 1024
+        a, b = (torch.rand(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+        features = network.get("num_feat", 64)
+        conv = nn.Conv2d(features, features, 3, 1, 1, device=device, dtype=torch.bfloat16)
+        channels_last(conv)
+        x = torch.rand(1, features, *size, device=device, dtype=torch.bfloat16)
+        x = x.contiguous(memory_format=torch.channels_last)
+        probe.seconds(lambda: (a @ b, conv(x)), device, 3)
+        product = probe.seconds(lambda: a @ b, device, 10)
+        convolution = probe.seconds(lambda: conv(x), device, 10)
+    return {
+        "operations": float(counter.get_total_flops()),
+        "product_rate": 2 * side**3 / product,
+        "convolution_rate": 2 * 9 * features**2 * size[0] * size[1] / convolution,
+    }
+
+
+def bf16_loss(side: int, device: str = "cpu") -> dict[str, float]:
+    """PSNR (dB, RGB, 8 bits) in fp32 and bf16, of real pictures with the shipped weights.
+
+    Args:
+        side: pictures are cropped to this.
+        device: ``cpu`` or ``cuda``.
+    """
+    from skimage import data
+
+    checkpoint = read_weights(
+        next((Path(rescale_app.__file__).parent / "weights").glob("*.safetensors"))
+    )
+    weights = canonical_weights(checkpoint)
+    net = AIDN(**(aidn_config(weights) | dict(checkpoint.get("config", {}))))
+    net.load_state_dict(weights)
+    channels_last(net.eval().requires_grad_(False)).to(device)
+    sums = {"fp32": 0.0, "bf16": 0.0}
+    for name in _PICTURES:
+        pixels = getattr(data, name)()[:side, :side]
+        hr = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
+        for precision in sums:
+            with (
+                torch.inference_mode(),
+                torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"),
+            ):
+                lr = quantize(net.downscale(hr, SCALE))
+                restored = quantize(net.upscale(lr, SCALE, size=(hr.shape[-2], hr.shape[-1])))
+            error = (restored - hr).double().square().mean().item()
+            sums[precision] += -10 * np.log10(error) / len(_PICTURES)
+    return {**sums, "lost": sums["fp32"] - sums["bf16"]}

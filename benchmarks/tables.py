@@ -1,0 +1,352 @@
+"""The tables: which cases they compare, and what they print of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.running import Case, Result, measure, run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all tables depend on.
+
+    Attributes:
+        quick: tiny networks and pictures, to see that everything runs.
+        threads: of every process, on the CPU.
+        repeats: of every measurement.
+        devices: to measure on, ``cpu`` and ``cuda``.
+        folder: for temporary files.
+    """
+
+    quick: bool
+    threads: int
+    repeats: int
+    devices: Sequence[str]
+    folder: str
+
+    def repeats_on(self, device: str) -> int:
+        """On a GPU a process repeats its measurement itself."""
+        return 1 if device == "cuda" else self.repeats
+
+
+@dataclass
+class Table:
+    """Rows of figures by column name; the first row is what ratios refer to."""
+
+    title: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    has_failures: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """For the results file."""
+        return {"title": self.title, "rows": self.rows, "notes": self.notes}
+
+    def __str__(self) -> str:
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        cells = [columns] + [[_text(row.get(key)) for key in columns] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if index else cell.ljust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in cells
+        ]
+        return "\n".join([self.title, *lines, *self.notes])
+
+
+def aidn(settings: Settings) -> Iterator[Table]:
+    """Round trips at 2.5, plain and ours; what bfloat16 costs."""
+    network = {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
+    sizes = {"cpu": [(1024, 1024)], "cuda": [(1080, 1920), (2160, 3840)]}
+    pairs = [(device, size) for device in settings.devices for size in sizes[device]]
+    if settings.quick:
+        pairs = [(device, (96, 96)) for device in settings.devices]
+    for device, size in pairs:
+        modes: list[tuple[str, str, bool]] = [
+            ("plain", "fp32", False),
+            ("ours", "fp32", False),
+            ("ours", "bf16", False),
+        ]
+        if device == "cuda":
+            modes.append(("ours", "bf16", True))
+        table = Table(f"AIDN, round trip of {size[1]} x {size[0]} at 2.5, {_on(device, settings)}")
+        arguments = {"size": size, "network": network, "device": device}
+        results = _compare(settings, table, "aidn.round_trip", modes, arguments)
+        if device == "cuda":
+            _floor(settings, table, arguments, results)
+        loss = run(
+            Case(
+                "bf16 on pictures",
+                "aidn.bf16_loss",
+                {"side": 64 if settings.quick else 512, "device": device}
+                | {"threads": settings.threads},
+            )
+        )
+        table.notes.append(
+            f"shipped weights, real pictures: {loss['fp32']:.2f} dB in fp32, "
+            f"{loss['bf16']:.2f} dB in bf16, {loss['lost']:.3f} dB lost"
+        )
+        yield table
+
+
+def vqir(settings: Settings) -> Iterator[Table]:
+    """Round trips by 16, plain and ours, of either stage."""
+    network: dict[str, Any] = {"factor": 16}
+    if settings.quick:
+        network |= {"ch": 32, "num_res_blocks": 1, "z_channels": 32, "embed_dim": 64}
+    side = 96 if settings.quick else 1024
+    for device in settings.devices:
+        for stage in (1, 2):
+            table = Table(
+                f"VQIR, stage {stage}, round trip of {side} x {side} by 16, {_on(device, settings)}"
+            )
+            modes = [("plain", "fp32", False), ("ours", "fp32", False), ("ours", "bf16", False)]
+            arguments = {
+                "size": (side, side),
+                "network": {**network, "stage": stage},
+                "device": device,
+            }
+            _compare(settings, table, "vqir.round_trip", modes, arguments)
+            yield table
+
+
+def training(settings: Settings) -> Iterator[Table]:
+    """AIDN's training step, plain and ours."""
+    network = {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
+    for device in settings.devices:
+        batch, crop = (2, 32) if settings.quick else (4, 96) if device == "cpu" else (16, 192)
+        table = Table(
+            f"AIDN, training step of {batch} crops of {crop} at 2.5, {_on(device, settings)}"
+        )
+        modes = [(kind, precision) for kind in ("plain", "ours") for precision in ("fp32", "bf16")]
+        cases = [
+            Case(
+                f"{kind} {precision}",
+                "training.step",
+                {"kind": kind, "precision": precision, "batch": batch, "crop": crop}
+                | {"network": network, "device": device, "threads": settings.threads}
+                | {"repeats": 20 if device == "cuda" else 2},
+            )
+            for kind, precision in modes
+        ]
+        results = measure(cases, settings.repeats_on(device))
+        _add_rows(table, cases, results, {"images": "images/s"})
+        yield table
+
+
+def data(settings: Settings) -> Iterator[Table]:
+    """Reading crops: LMDB and folder, against the training step; few pictures and many."""
+    count, side, crop = (16, 96, 48) if settings.quick else (200, 480, 192)
+    folder = os.path.join(settings.folder, "sub")
+    run(Case("make", "data.make", {"folder": folder, "count": count, "side": side}))
+    run(Case("prepare", "data.prepare", {"folder": folder, "lmdb": f"{folder}.lmdb"}))
+    table = Table(f"Loading crops of {crop} from {count} pictures of {side} x {side}")
+    reads = 64 if settings.quick else 1024
+    cases = [
+        Case(
+            f"{name}, {workers or 'no'} workers",
+            "data.read",
+            {"root": root, "gt_size": crop, "count": reads, "workers": workers, "threads": 1},
+        )
+        for workers in (0, settings.threads)
+        for name, root in (("folder", folder), ("LMDB", f"{folder}.lmdb"))
+    ]
+    loaded = measure(cases, settings.repeats)
+    if not all("seconds" in result for result in loaded):
+        table.has_failures = True
+        yield table
+        return
+    for case, result in zip(cases, loaded, strict=True):
+        milliseconds = 1000 * result["seconds"] / reads
+        table.rows.append(
+            {"loader": case.label, "images/s": result["images"], "ms/image": milliseconds}
+        )
+    for device in settings.devices:
+        table.notes.append(_loader_against_step(settings, device, crop, loaded[-1]["images"]))
+    yield table
+    yield _many_pictures(settings)
+
+
+def tiles(settings: Settings) -> Iterator[Table]:
+    """Tiles against whole pictures."""
+    small = settings.quick
+    numbers: dict[str, dict[str, Any]] = {
+        "aidn": {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if small else {},
+        "vqir": {"factor": 16}
+        | ({"ch": 32, "num_res_blocks": 1, "z_channels": 32, "embed_dim": 64} if small else {}),
+    }
+    side, tile = (160, 64) if small else (1024, 512)
+    for name, network in numbers.items():
+        table = Table(f"{name.upper()} in tiles of {tile}, round trip, {_on('cpu', settings)}")
+        sizes: list[tuple[tuple[int, int], int | None]] = [
+            ((side, side), None),
+            ((side, side), tile),
+        ]
+        if not small and name == "aidn":
+            sizes.append(((4320, 7680), tile))
+        cases = [
+            Case(
+                f"{size[1]} x {size[0]}, {'tiles' if tiled else 'whole'}",
+                "tiles.round_trip",
+                {"method": name, "size": size, "tile": tiled, "network": network}
+                | {"precision": "bf16", "threads": settings.threads}
+                | {"keep": os.path.join(settings.folder, f"{name}{index}.npz")},
+            )
+            for index, (size, tiled) in enumerate(sizes)
+        ]
+        results = measure(cases[:2], settings.repeats) + measure(cases[2:], 1)
+        _add_rows(table, cases, results, {}, ratios=False)
+        if all("seconds" in result for result in results[:2]):
+            _add_differences(table.rows[1], _outputs(cases[0]), _outputs(cases[1]))
+        yield table
+
+
+TABLES: Mapping[str, Callable[[Settings], Iterator[Table]]] = {
+    "aidn": aidn,
+    "vqir": vqir,
+    "training": training,
+    "data": data,
+    "tiles": tiles,
+}
+
+
+def _compare(
+    settings: Settings,
+    table: Table,
+    function: str,
+    modes: Sequence[tuple[str, str, bool]],
+    arguments: Mapping[str, Any],
+) -> list[Result]:
+    """Measures a round trip in several modes, of which the first is the reference."""
+    cases: list[Case] = []
+    for kind, precision, compiled in modes:
+        keep = os.path.join(settings.folder, f"{len(cases)}.npz")
+        mode: dict[str, Any] = {"kind": kind, "precision": precision, "keep": keep}
+        if compiled:
+            mode["compiled"] = True
+        label = f"{kind} {precision}{' compiled' if compiled else ''}"
+        repeats = 10 if arguments["device"] == "cuda" else 1
+        given = {**arguments, **mode, "threads": settings.threads, "repeats": repeats}
+        cases.append(Case(label, function, given))
+    results = measure(cases, settings.repeats_on(arguments["device"]))
+    _add_rows(table, cases, results, {})
+    if "seconds" in results[0]:
+        reference = _outputs(cases[0])
+        for case, result, row in zip(cases, results, table.rows, strict=True):
+            if case is not cases[0] and "seconds" in result:
+                _add_differences(row, reference, _outputs(case))
+    return results
+
+
+def _add_rows(
+    table: Table,
+    cases: Sequence[Case],
+    results: Sequence[Result],
+    extras: Mapping[str, str],
+    ratios: bool = True,
+) -> None:
+    first = results[0]
+    for case, result in zip(cases, results, strict=True):
+        row: dict[str, Any] = {"": case.label}
+        table.rows.append(row)
+        if "seconds" not in result:
+            table.has_failures |= "failure" in result
+            table.notes.append(f"{case.label}: {result.get('error') or result['failure']}")
+            continue
+        row |= {"seconds": result["seconds"], "MiB": result["mib"]}
+        if ratios and "seconds" in first:
+            row["times as fast"] = first["seconds"] / result["seconds"]
+            row["memory share"] = result["mib"] / first["mib"] if first["mib"] else None
+        row |= {title: result[key] for key, title in extras.items()}
+
+
+def _add_differences(
+    row: dict[str, Any], expected: Sequence[np.ndarray], given: Sequence[np.ndarray]
+) -> None:
+    for name, one, other in zip(("LR", "HR"), expected, given, strict=True):
+        difference = np.abs(one - other)
+        row[f"{name} max diff"] = float(difference.max())
+        row[f"{name} mean diff"] = float(difference.mean())
+
+
+def _outputs(case: Case) -> list[np.ndarray]:
+    with np.load(case.arguments["keep"]) as file:
+        return list(file.values())
+
+
+def _floor(
+    settings: Settings, table: Table, arguments: Mapping[str, Any], results: Sequence[Result]
+) -> None:
+    """Says how far from the floor the fastest row is."""
+    facts = run(Case("floor", "aidn.operations", {**arguments, "threads": settings.threads}))
+    best = min((r["seconds"] for r in results if "seconds" in r), default=None)
+    for name in ("product", "convolution"):
+        rate = facts[f"{name}_rate"]
+        floor = facts["operations"] / rate
+        note = (
+            f"floor by the rate of a {name} in bf16: {facts['operations'] / 1e12:.2f} Tflop at "
+            f"{rate / 1e12:.0f} Tflop/s = {1000 * floor:.1f} ms"
+        )
+        if best is not None:
+            note += f"; the fastest takes {best / floor:.1f} times as long"
+        table.notes.append(note)
+
+
+def _loader_against_step(settings: Settings, device: str, crop: int, loaded: float) -> str:
+    network = {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
+    step = run(
+        Case(
+            "step",
+            "training.step",
+            {"kind": "ours", "precision": "bf16", "network": network, "crop": crop}
+            | {"batch": 16 if device == "cuda" else 2, "device": device}
+            | {"repeats": 10 if device == "cuda" else 1, "threads": settings.threads},
+        )
+    )
+    share = loaded / step["images"]
+    verdict = "outruns it" if share >= 1 else "does NOT keep up: more workers are needed"
+    return (
+        f"AIDN's training step in bf16 ({device}) takes {step['images']:.1f} images/s; the LMDB "
+        f"gives {loaded:.0f}, {share:.2g} times as many: it {verdict}"
+    )
+
+
+def _many_pictures(settings: Settings) -> Table:
+    table = Table("LMDB of small pictures (32 x 32)")
+    for count in (100, 1_000) if settings.quick else (1_000, 100_000):
+        folder = os.path.join(settings.folder, f"small{count}")
+        lmdb = f"{folder}.lmdb"
+        run(Case("make", "data.make", {"folder": folder, "count": count, "side": 32}))
+        made = run(Case("prepare", "data.prepare", {"folder": folder, "lmdb": lmdb}))
+        arguments = {"root": lmdb, "gt_size": 32, "count": 64 if settings.quick else 4096}
+        read = run(Case("read", "data.read", {**arguments, "threads": 1}))
+        table.rows.append(
+            {
+                "pictures": f"{count:,}",
+                "preparing ms/image": made["ms_per_picture"],
+                "preparing MiB": made["mib"],
+                "reading ms/image": 1000 / read["images"],
+                "reader MiB": read["mib"],
+            }
+        )
+    return table
+
+
+def _on(device: str, settings: Settings) -> str:
+    return "GPU" if device == "cuda" else f"CPU, {settings.threads} threads"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)
