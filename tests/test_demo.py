@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from rescale_app import demo
+from rescale_app.demo_steps import HELD_OUT, last_validation
+from rescale_app.demo_vqir import STAGE_1, VQGAN
 from rescale_data.image_file import read_image, read_info
 
 
@@ -14,7 +16,7 @@ def test_the_whole_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    demo.main(["--iterations", "30"])
+    code = demo.main(["--iterations", "30"])
     printed = capsys.readouterr().out
     results = tmp_path / "demo" / "results" / "aidn_demo" / "visualization" / "scikit-image"
     means = json.loads((results / "metrics.json").read_text())["mean"]
@@ -23,7 +25,7 @@ def test_the_whole_way(
         assert f"{mean['psnr_y']:.2f}" in printed
         # bicubic, antialiased and with the true scale, on chelsea and coffee
         assert 25 < mean["bicubic_psnr_y"] < 35
-        for name in demo.HELD_OUT:
+        for name in HELD_OUT:
             info = read_info(results / f"{name}_{case}_lr.png")
             assert info is not None
             restored = read_image(results / f"{name}_{case}_hr.png")
@@ -31,3 +33,17 @@ def test_the_whole_way(
     assert "These weights are a demonstration" in printed
     panel = read_image(tmp_path / "demo" / "panel.png")
     assert panel.shape[0] > 2 * 300
+
+    results = tmp_path / "demo" / "results" / "vqir16_tiny" / "visualization" / "scikit-image"
+    refined = json.loads((results / "metrics.json").read_text())["mean"]["x16"]
+    psnr = [last_validation(VQGAN)["vq"]["psnr_y"], last_validation(STAGE_1)["x16"]["psnr_y"]]
+    for value in (*psnr, refined["psnr_y"], refined["bicubic_psnr_y"], refined["lr_psnr_y"]):
+        assert f"{value:.2f}  " in printed
+    # chelsea is 451 x 300: a 16th of that, rounded up
+    assert read_image(results / "chelsea_x16_lr.png").shape == (19, 29, 3)
+    assert "LR picture of 29 x 19 pixels" in printed
+    assert read_image(tmp_path / "demo" / "panel_vqir16.png").shape[0] > 2 * 300
+
+    as_promised = psnr[1] > psnr[0] - 3 and refined["psnr_y"] > psnr[1]
+    ahead = all(mean["psnr_y"] > mean["bicubic_psnr_y"] for mean in means.values())
+    assert code == (0 if ahead and as_promised else 1)
