@@ -262,6 +262,10 @@ def test_an_lr_file_of_another_size_is_named(stored: tuple[Results, Path], judge
         judge(lr_folder=str(path.parent))
 
 
+def test_tiles_leave_the_figures_alone(judge: Judge) -> None:
+    assert judge(tile=48) == pytest.approx(judge(), abs=0.01)  # a sample may be rounded otherwise
+
+
 def test_half_precision_leaves_the_reference_alone(judge: Judge) -> None:
     full, half = judge(), judge(precision="bf16")
     assert half["bicubic_psnr_x2.5"] == full["bicubic_psnr_x2.5"]
