@@ -42,8 +42,9 @@ def run_vqir(iterations: int | None) -> tuple[str, bool]:
         "PSNR-Y in dB, mean as above:\n\n"
         + "\n".join(f"{value:6.2f}  {name}" for name, value in psnr.items())
         + f"\n{refined['lr_psnr_y']:6.2f}  LR picture against bicubic's\n\n"
-        "This VQIR is a toy, made in minutes from a handful of pictures. The paper's builds on a "
-        "VQGAN\nthat has seen a million, and is judged by the eye: only that one invents textures."
+        "This VQIR is a toy, made in minutes from a handful of pictures: expect wrong colours, and "
+        "figures below\nbicubic's. Each step does its part, but good pictures take a VQGAN "
+        "trained on millions."
         f"\nHR, LR, bicubic and both stages side by side: {panel}"
         f"\nLR and restored pictures: {pictures}"
         f"\nWeights: {stage_2}"
