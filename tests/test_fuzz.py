@@ -322,7 +322,7 @@ def test_option_files(chunk: int, pictures: Path, weights: str, tmp_path: Path) 
             refused += 1
             result = in_process(tmp_path, [command, "-opt", str(path)])
             assert result.code == 1
-            told = " ".join(f"rescale: error: {error}".splitlines())
+            told = " ".join(f"rescale: error: {error}".split())
             assert result.err == f"{told}\n", (chunk, number)
             assert str(path) in result.err
             assert os.listdir(tmp_path) == ["options.yml"]
