@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint con
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 RUNTIME := .venv/runtime.stamp
 DEV := .venv/dev.stamp
+PAGE := .venv/page.stamp
 
-.PHONY: help demo test test-all bench lint format clean
+.PHONY: help demo demo-page test test-all test-page bench lint format clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -19,11 +20,18 @@ help: ## list the targets
 demo: $(RUNTIME) ## train a small network on a few pictures and restore others with it
 	$(BIN)/python -m rescale_app.demo
 
+demo-page: $(PAGE) ## serve the page to shrink, restore and compare pictures, and open it in the browser
+	$(BIN)/rescale demo --open
+
 test: $(DEV) ## run the tests that take seconds
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu and not browser"
 
 test-all: $(DEV) ## run every test that this machine can run
-	$(PYTEST)
+	$(PYTEST) -m "not browser"
+
+test-page: $(DEV) $(PAGE) ## test the page and the report in Chromium, which must be installed
+	$(PIP) --quiet selenium
+	$(BIN)/python -m pytest -m browser
 
 bench: $(RUNTIME) ## measure speed and memory, which takes half an hour; BENCH="--only aidn" takes less
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -64,4 +72,9 @@ $(DEV): $(RUNTIME)
 	@echo "Installing the development tools into .venv"
 	$(PIP) --quiet --no-build-isolation --editable '.[dev]'
 	$(PIP) --quiet --no-deps taming-transformers-rom1504
+	@touch $@
+
+$(PAGE): $(RUNTIME)
+	@echo "Installing what the page needs into .venv"
+	$(PIP) --quiet --no-build-isolation --editable '.[demo]'
 	@touch $@

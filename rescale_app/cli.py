@@ -40,6 +40,12 @@ Downscale and restore a picture, and compare with bicubic interpolation (antiali
 both ways, 8 bits between). Figures are of 8-bit pixels without a border of ceil(scale); Y is
 that of MATLAB's rgb2ycbcr. LR fidelity is the PSNR of the LR picture against bicubic's."""
 _PREPARE = "Prepare data sets for training and testing."
+_DEMO = """\
+Serve a page to shrink, restore and compare pictures with a browser. Everything stays on this
+machine, and the page's files are removed at the end."""
+_REPORT = """\
+Turn what `rescale test` left in its folder into one HTML file: tables, PSNR over the scale, the
+pictures under a divider and, where the originals are there, the places that came out worst."""
 _WEIGHTS = "List, inspect and import the weights of networks."
 
 
@@ -90,6 +96,10 @@ def _run(argv: list[str]) -> int:
         return _prepare(rest)
     if command == "weights":
         return _weights(rest)
+    if command == "demo":
+        return _demo(rest)
+    if command == "report":
+        return _report(rest)
     if command in ("train", "test"):
         from rescale_model import runner
 
@@ -174,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
         ("weights", "list, inspect and import weights (list, info, import)"),
         ("train", "train a network: rescale train -opt FILE.yml"),
         ("test", "test a network: rescale test -opt FILE.yml"),
+        ("report", "turn the results of a test into an HTML file"),
+        ("demo", "serve a page to shrink, restore and compare pictures with a browser"),
     ):
         commands.add_parser(name, help=text, add_help=False)
     return parser
@@ -234,6 +246,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         metavar="auto|none|N",
         help="compute in tiles of N x N pixels of the large picture, which bounds the memory "
         "(default: auto, tiles for large pictures)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network first, which takes a minute or more: for many pictures, on a "
+        "GPU, with --tile none",
     )
 
 
@@ -460,6 +478,22 @@ def _weights(argv: list[str]) -> int:
     return weights_command.run(parser.parse_args(argv))
 
 
+def _demo(argv: list[str]) -> int:
+    from rescale_app.page import command
+
+    parser = _Parser(prog="rescale demo", description=_DEMO)
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(argv))
+
+
+def _report(argv: list[str]) -> int:
+    from rescale_app.report import command
+
+    parser = _Parser(prog="rescale report", description=_REPORT)
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(argv))
+
+
 def _rescaler(args: argparse.Namespace) -> Rescaler:
     from rescale_app import ranks
     from rescale_app.rescaler import Rescaler
@@ -472,6 +506,7 @@ def _rescaler(args: argparse.Namespace) -> Rescaler:
         args.method,
         tile=args.tile,
         progress=ranks.is_first(),
+        compile=args.compile,
     )
 
 

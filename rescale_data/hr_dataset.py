@@ -23,7 +23,7 @@ from rescale_data.image_file import (
     Image,
     ImageFileError,
     decode_image,
-    list_images,
+    image_names,
     to_float,
 )
 from rescale_data.name_table import NameTable
@@ -247,9 +247,8 @@ class _Folder:
     def __init__(self, root: str, chosen: str | None, recursive: bool) -> None:
         self.root = root
         if chosen is None:
-            found = list_images(root, recursive)
-            self.names = NameTable(os.path.relpath(path, root) for path in found)
-            if not found:
+            self.names = NameTable(image_names(root, recursive))
+            if not self.names:
                 raise FileNotFoundError(
                     f"{root}: no pictures in this folder ({', '.join(IMAGE_SUFFIXES)})"
                 )

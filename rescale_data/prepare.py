@@ -33,8 +33,9 @@ from rescale_data.image_file import (
     Image,
     ImageFileError,
     decode_image,
-    list_images,
+    image_names,
     write_file,
+    write_parts,
 )
 from rescale_data.name_table import NameTable
 
@@ -190,7 +191,7 @@ def build_lmdb(source: PathLike, out: PathLike, workers: int | None = None) -> i
         except lmdb.Error as error:
             raise OSError(f"{work.folder}: {error}; what is done is kept there") from error
         lines = (f"{_stem(name)}.png {shape} {PNG_LEVEL}\n" for name, shape in work.shapes())
-        write_file(work.result / "meta_info.txt", "".join(lines).encode())
+        write_parts(work.result / "meta_info.txt", map(str.encode, lines))
     return len(names)
 
 
@@ -206,7 +207,7 @@ def write_meta_info(source: PathLike, out: PathLike, workers: int | None = None)
         work.convert_all(lambda path: _Done(*_read(path)[0].shape[:2]))
         lines = (f"{name} {shape}\n" for name, shape in work.shapes())
         work.result /= "meta_info.txt"
-        write_file(work.result, "".join(lines).encode())
+        write_parts(work.result, map(str.encode, lines))
     return len(names)
 
 
@@ -439,7 +440,7 @@ def _in_order(
 
 def _pictures(source: PathLike, recursive: bool = False) -> NameTable:
     """The pictures of a folder, by path relative to it, sorted."""
-    names = NameTable(os.path.relpath(path, source) for path in list_images(source, recursive))
+    names = NameTable(image_names(source, recursive))
     if not names:
         raise FileNotFoundError(f"{source}: no pictures in this folder")
     return names

@@ -50,7 +50,7 @@ _TRAIN = {
     "ema_decay", "optim_g", "scheduler", "total_iter", "warmup_iter", "precision", "scales",
     "pixel_opt", "guide_opt", "guide_weights", "percep_opt", "codebook_opt", "gan_opt", "optim_d",
     "gan_start", "adaptive_weight", "revive_codes", "code_opt", "gram_opt", "edge_opt",
-    "skip_non_finite",
+    "skip_non_finite", "compile",
 }  # fmt: skip
 _VAL = {
     "val_freq", "save_img", "pbar", "suffix", "scales", "metrics", "protocol", "precision",
@@ -75,7 +75,7 @@ SECTIONS = {
 """The keys that each section of an option file of this project's models may have."""
 _SWITCHES = {
     "": ["sync_bn", "find_unused_parameters"],
-    "train": ["adaptive_weight", "skip_non_finite"],
+    "train": ["adaptive_weight", "skip_non_finite", "compile"],
     "val": ["save_img", "pbar"],
     "logger": ["use_tb_logger"],
     "path": ["strict_load_g", "strict_load_d"],

@@ -9,7 +9,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from basicsr.utils.dist_util import master_only
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from rescale_arch.compiling import compile_for_training
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights, load_strictly
 from rescale_data.image_file import write_file
@@ -59,6 +60,10 @@ class RescalingModel(SRModel, ABC):
 
     Options beyond BasicSR's:
         ``train: precision`` and ``val: precision`` -- fp32 (default) or bf16 (autocast);
+        ``train: compile: true`` -- compiles the parts of the network whose sizes stay the same (see
+            :mod:`rescale_arch.compiling`), in the first steps, which takes minutes. Meant for GPUs:
+            on a CPU, steps become 1 to 3 % faster. Validation, whose pictures have any size, runs
+            as without. A run that was stopped and resumed is the same up to rounding only;
         ``sync_bn: true`` -- batch statistics over all ranks (GPU only);
         ``train: optim_g: type`` -- any optimiser of ``torch.optim``;
         ``train: skip_non_finite: true`` -- leaves out steps with losses or gradients that are not
@@ -115,6 +120,8 @@ class RescalingModel(SRModel, ABC):
                 self.load_network(self.net_g_ema, path, strict, "params_ema")
             self.net_g_ema.eval().requires_grad_(False)
         self.build_losses()
+        if train_opt.get("compile"):
+            compile_for_training(self.get_bare_model(self.net_g))
         self.setup_optimizers()
         self.setup_schedulers()
         self._remember()
@@ -551,8 +558,10 @@ class RescalingModel(SRModel, ABC):
         net = self.net_g_ema if hasattr(self, "net_g_ema") else self.get_bare_model(self.net_g)
         was_training = net.training
         net.eval()
+        compiles = self.is_train and self.opt["train"].get("compile")
+        plain = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
         try:
-            with torch.inference_mode(), self.autocast("val"):
+            with torch.inference_mode(), self.autocast("val"), plain:
                 yield net
         finally:
             net.train(was_training)

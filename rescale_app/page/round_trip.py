@@ -1,0 +1,231 @@
+"""What the page computes: round trips, and LR files that are restored."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rescale_app.page.error_map import error_levels, error_picture
+from rescale_app.rescaler import (
+    Comparison,
+    LRImage,
+    Quality,
+    Rescaler,
+    RescaleWarning,
+    picture_quality,
+)
+from rescale_arch.scales import MAX_SCALE
+from rescale_data.image_file import LRInfo, read_image, read_info, write_file, write_image
+
+Progress = Callable[[float, str], None]
+"""Is told how much is done, from 0 to 1, and what comes next."""
+
+
+@dataclass(frozen=True, eq=False)
+class RoundTrip:
+    """A picture there and back, and the files that show it.
+
+    Attributes:
+        comparison: by way of a PNG file, beside bicubic.
+        jpeg: how the picture fares whose LR image went through a JPEG file.
+        jpeg_quality: of that file.
+        hr_file: the original as 8-bit PNG.
+        lr_file: the LR picture as PNG, which can be restored.
+        jpeg_file: the LR picture as JPEG, which can be restored.
+        views: further PNG files: ``restored``, ``jpeg``, ``bicubic``, ``errors`` (of ``restored``),
+            ``jpeg_errors`` and ``bicubic_errors``.
+    """
+
+    comparison: Comparison
+    jpeg: Quality
+    jpeg_quality: int
+    hr_file: Path
+    lr_file: Path
+    jpeg_file: Path
+    views: dict[str, Path]
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A picture restored from its LR file.
+
+    Attributes:
+        info: what the file carried.
+        lr_size: (h, w).
+        weights: name of the weights that restored it.
+        file: the restored picture, PNG.
+        lr_file: the LR picture as it was read, PNG.
+        warning: why the result is likely to be poor; empty where nothing speaks for it.
+        seconds: time that it took.
+    """
+
+    info: LRInfo
+    lr_size: tuple[int, int]
+    weights: str
+    file: Path
+    lr_file: Path
+    warning: str
+    seconds: float
+
+
+def scale_for_longest(size: tuple[int, int], longest: int) -> float:
+    """The scale that brings a picture's longest side to ``longest`` pixels.
+
+    Args:
+        size: (H, W).
+        longest: pixels.
+
+    Raises:
+        ValueError: the picture is not larger, or more than 4 times as large.
+    """
+    scale = max(size) / longest if longest >= 1 else float("inf")
+    if not 1 < scale <= MAX_SCALE:
+        least, most = -(-max(size) // int(MAX_SCALE)), max(size) - 1
+        raise ValueError(
+            f"the longest side is {max(size)} pixels now: it can become {least} to {most}, "
+            f"not {longest}"
+        )
+    return scale
+
+
+def picture_size(source: Path) -> tuple[int, int]:
+    """(H, W) of a picture file, upright.
+
+    Raises:
+        ImageFileError: the file is no picture.
+    """
+    height, width = read_image(source).shape[:2]
+    return height, width
+
+
+def make_round_trip(
+    source: Path,
+    rescaler: Rescaler,
+    scale: float | None,
+    quality: int,
+    folder: Path,
+    progress: Progress,
+) -> RoundTrip:
+    """Downscales and restores a picture by way of a PNG and of a JPEG file, and by bicubic.
+
+    Args:
+        source: picture file.
+        rescaler: which network does it.
+        scale: factor; None for a network that has one of its own.
+        quality: of the JPEG, 1 to 100.
+        folder: the files go there.
+        progress: is told how far it is.
+
+    Raises:
+        ImageFileError: the file is no picture.
+        ValueError: the picture is too small, or the scale out of range.
+    """
+    progress(0.02, "Reading the picture")
+    image = read_image(source)
+    progress(0.05, "Downscaling and restoring")
+    comparison = rescaler.compare(image, scale)
+    hr, lr = comparison.hr, comparison.lr
+    stem = f"{source.stem}-{scale_text(lr.info)}"
+    lr_file, jpeg_file = folder / f"{stem}.png", folder / f"{stem}-q{quality}.jpg"
+    write_image(lr_file, lr.pixels, info=lr.info)
+    write_image(jpeg_file, lr.pixels, quality=quality, info=lr.info)
+    progress(0.5, "Restoring from the JPEG")
+    from_jpeg = rescaler.upscale(LRImage(read_image(jpeg_file), lr.info))
+    progress(0.8, "Comparing")
+    shown = {
+        "restored": comparison.restored,
+        "jpeg": from_jpeg,
+        "bicubic": comparison.bicubic,
+    }
+    views = {name: folder / f"{name}.png" for name in shown}
+    for name, pixels in shown.items():
+        write_image(views[name], pixels)
+    for name, pixels in shown.items():
+        errors = "errors" if name == "restored" else f"{name}_errors"
+        views[errors] = folder / f"{errors}.png"
+        write_file(views[errors], error_picture(error_levels(hr, pixels)))
+    hr_file = folder / "original.png"
+    write_image(hr_file, hr)
+    return RoundTrip(
+        comparison=comparison,
+        jpeg=picture_quality(hr, from_jpeg, math.ceil(max(lr.info.scale))),
+        jpeg_quality=quality,
+        hr_file=hr_file,
+        lr_file=lr_file,
+        jpeg_file=jpeg_file,
+        views=views,
+    )
+
+
+def restore(
+    source: Path, rescalers: Mapping[str, Rescaler], folder: Path, progress: Progress
+) -> Restored:
+    """Restores an LR file by what it carries, with the weights that made it if they are there.
+
+    Args:
+        source: LR file.
+        rescalers: name of weights -> the network with them.
+        folder: the files go there.
+        progress: is told how far it is.
+
+    Raises:
+        ImageFileError: the file is no picture.
+        ValueError: it carries nothing, or something malformed, or another network made it.
+    """
+    progress(0.02, "Reading the picture")
+    info, pixels = read_info(source), read_image(source)
+    if info is None:
+        raise ValueError(
+            f"{source.name} carries no record of how it was made, so it cannot be restored: either "
+            "it is no LR picture of this program, or the record was stripped on the way, as many "
+            "platforms do. Where scale and original size are known, `rescale up -s SCALE --size "
+            "WxH` restores it"
+        )
+    name, rescaler = _rescaler_for(info, rescalers, source.name)
+    progress(0.1, f"Restoring with {name}")
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RescaleWarning)
+        restored = rescaler.upscale(LRImage(pixels, info))
+    seconds = time.perf_counter() - start
+    progress(0.9, "Writing the picture")
+    file, lr_file = folder / f"{source.stem}-restored.png", folder / "lr.png"
+    write_image(file, restored)
+    write_image(lr_file, pixels, info=info)
+    return Restored(
+        info=info,
+        lr_size=(pixels.shape[0], pixels.shape[1]),
+        weights=name,
+        file=file,
+        lr_file=lr_file,
+        warning="; ".join(str(warning.message) for warning in caught),
+        seconds=seconds,
+    )
+
+
+def scale_text(info: LRInfo) -> str:
+    """The scale as in ``x2.5``, or ``x2x1.5`` (vertical, horizontal)."""
+    vertical, horizontal = info.scale
+    return f"x{vertical:g}" if vertical == horizontal else f"x{vertical:g}x{horizontal:g}"
+
+
+def _rescaler_for(
+    info: LRInfo, rescalers: Mapping[str, Rescaler], file: str
+) -> tuple[str, Rescaler]:
+    """The weights that made the file, else others of its network."""
+    of_network = [
+        (name, rescaler)
+        for name, rescaler in rescalers.items()
+        if rescaler.method.name == info.network
+    ]
+    if not of_network:
+        raise ValueError(
+            f"{file} was made by the network {info.network!r} with the weights {info.weights}: "
+            f"none of its weights are loaded (there are: {', '.join(rescalers)}). Start the page "
+            "with --weights FILE"
+        )
+    return next((pair for pair in of_network if pair[1].fingerprint == info.weights), of_network[0])

@@ -1,0 +1,1 @@
+"""``rescale report``: the results of a test as one HTML file."""

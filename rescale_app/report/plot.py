@@ -1,0 +1,76 @@
+"""PSNR over the scale, as SVG that takes its colours from the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import product
+from typing import Any
+
+from rescale_app.report.results import Results, factor, psnrs
+
+_INCHES = (4.8, 3.4)
+_INK = "#010203"  # stands for the page's colour of text
+# HTML needs no names of namespaces; styles and most ids would be those of the whole page
+_SURPLUS = (
+    r"<metadata>.*?</metadata>|<style.*?</style>"
+    r"| xmlns(?::\w+)?=\"[^\"]*\"| id=\"[\w.]+_\d+\""
+)
+_COLORS = ("#12908a", "#d9792b", "#7c6fd0", "#c74f77", "#6f9a2e", "#4c87c7")  # on white and black
+
+_Points = list[tuple[float, float]]
+
+
+def plots(results: Results) -> Iterator[str]:
+    """An SVG element for each data set and, of a benchmark, each kind of LR file.
+
+    Nothing where there is one scale only, or no PSNR.
+    """
+    scales = sorted(results.values("scale"), key=factor)
+    metrics = psnrs(results.metrics, ("hr",) if results.is_benchmark else ("hr", "bicubic"))
+    if len(scales) < 2 or not metrics:
+        return
+    for place in product(results.values("set"), results.values("lr_file")):
+
+        def points(method: str, metric: str, place: tuple[str, str] = place) -> _Points:
+            return [(factor(s), results.means[*place, method, s][metric]) for s in scales]
+
+        methods = results.values("method")
+        if results.is_benchmark:
+            curves = {method: points(method, metrics[0]) for method in methods}
+            yield _plot(", ".join(place), metrics[0], scales, curves)
+        else:
+            curves = {metric: points(methods[0], metric) for metric in metrics}
+            yield _plot(place[0], "PSNR, dB", scales, curves)
+
+
+def _plot(title: str, label: str, scales: Sequence[str], curves: Mapping[str, _Points]) -> str:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = dict.fromkeys(ink, _INK)
+    with rc_context({**settings, "svg.fonttype": "none", "svg.hashsalt": title, "font.size": 11}):
+        figure = Figure(_INCHES, layout="constrained")
+        axes = figure.subplots()
+        for number, (name, points) in enumerate(curves.items()):
+            color = _COLORS[number % len(_COLORS)]
+            axes.plot(*zip(*points, strict=True), "o-", ms=4, color=color, label=name)
+        axes.grid(alpha=0.18, color=_INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        # of a pair the geometric mean, with the pair written there
+        axes.set_xticks([factor(scale) for scale in scales], [s.removeprefix("x") for s in scales])
+        axes.set_title(title)
+        axes.set_xlabel("scale")
+        axes.set_ylabel(label)
+        axes.legend(framealpha=0)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue().replace(_INK, "currentColor")
+    svg = re.sub(_SURPLUS, "", svg, flags=re.S)
+    svg = svg[svg.index("<svg") :]
+    label = escape(f"PSNR over the scale: {title}")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

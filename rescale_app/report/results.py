@@ -1,0 +1,247 @@
+"""What ``rescale test`` leaves in its folder: figures, names of pictures, and the options."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+BICUBIC = "bicubic"
+"""The method of a benchmark that is there for comparison."""
+
+_Place = tuple[str, str, str, str]
+
+_LOG = "test_*.log"
+_TEST = "visualization/*/metrics.json"
+_BENCHMARK = "benchmark.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a picture came out at a scale.
+
+    Attributes:
+        set: name of the data set.
+        image: name of the picture in it.
+        scale: label, as ``x2.5``, or ``x1.5x3`` for a pair (vertical, horizontal).
+        method: name of the network or of its weights.
+        lr_file: of a benchmark, the kind of file that the LR picture went through; otherwise empty.
+        figures: metric -> value.
+        lr: file of the LR picture, where it was saved.
+        restored: file of the restored picture, where it was saved.
+    """
+
+    set: str
+    image: str
+    scale: str
+    method: str
+    lr_file: str
+    figures: Mapping[str, float]
+    lr: Path
+    restored: Path
+
+    @property
+    def variant(self) -> str:
+        """Method and, where there are several, kind of LR file."""
+        return f"{self.method}, {self.lr_file}" if self.lr_file else self.method
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a test run.
+
+    Attributes:
+        folder: where they are.
+        options: those of the run.
+        date: when it began.
+        outcomes: all of them, set by set and picture by picture.
+        costs: of a benchmark, method -> what it took.
+        conditions: how that was measured.
+    """
+
+    folder: Path
+    options: Mapping[str, Any]
+    date: str
+    outcomes: tuple[Outcome, ...]
+    costs: Mapping[str, Mapping[str, Any]]
+    conditions: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.options["name"])
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether several methods were compared."""
+        return bool(self.costs)
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name -> options of a metric."""
+        metrics: Mapping[str, Mapping[str, Any]] = self.options["val"]["metrics"]
+        return metrics
+
+    @cached_property
+    def main_metric(self) -> str | None:
+        """The first PSNR of restored pictures, if any."""
+        return next(iter(psnrs(self.metrics, ("hr",))), None)
+
+    def rank(self, outcome: Outcome) -> float:
+        """The main metric of an outcome; without one, all are equal."""
+        return outcome.figures[self.main_metric] if self.main_metric else 0
+
+    @cached_property
+    def means(self) -> dict[_Place, dict[str, float]]:
+        """(set, LR file, method, scale) -> metric -> mean over the pictures."""
+        groups: dict[_Place, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            place = (outcome.set, outcome.lr_file, outcome.method, outcome.scale)
+            groups.setdefault(place, []).append(outcome)
+        return {
+            place: {
+                metric: math.fsum(outcome.figures[metric] for outcome in group) / len(group)
+                for metric in self.metrics
+            }
+            for place, group in groups.items()
+        }
+
+    def values(self, attribute: str) -> list[str]:
+        """The values of an attribute of the outcomes, each once."""
+        return distinct(getattr(outcome, attribute) for outcome in self.outcomes)
+
+
+def load(folder: Path) -> Results:
+    """Reads the figures of a test run, and finds its pictures.
+
+    Args:
+        folder: ``results/<name>``.
+
+    Raises:
+        FileNotFoundError: no such folder, or it does not hold what a test run leaves.
+        ValueError: a file in it is not what a test run writes.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    logs = sorted(folder.glob(_LOG))
+    tables = sorted(folder.glob(_TEST)) or sorted(folder.glob(_BENCHMARK))
+    for found, what in ((tables, f"{_TEST}, nor {_BENCHMARK}"), (logs, _LOG)):
+        if not found:
+            raise FileNotFoundError(
+                f"{folder}: holds no results of `rescale test`: there is no {what}"
+            )
+    log = logs[-1].read_text(encoding="utf-8", errors="replace")  # the names end with the time
+    with _reading(logs[-1]):
+        options = _read_options(log)
+    outcomes: list[Outcome] = []
+    content: dict[str, Any] = {}
+    for table in tables:
+        with _reading(table):
+            content = json.loads(table.read_text(encoding="utf-8"))
+            read = _of_benchmark if table.name == _BENCHMARK else _of_test
+            outcomes += [read(table, row, options) for row in content["images"]]
+    return Results(
+        folder,
+        options,
+        log[: len("2000-01-01 00:00")],
+        tuple(outcomes),
+        content.get("cost", {}),
+        content.get("cost_conditions", ""),
+    )
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """Each value once, in order."""
+    return list(dict.fromkeys(values))
+
+
+def psnrs(metrics: Mapping[str, Mapping[str, Any]], images: Iterable[str]) -> list[str]:
+    """Names of the metrics that are a PSNR of one of these images, ``hr`` being the restored."""
+    return [
+        name
+        for name, options in metrics.items()
+        if options["type"] == "calculate_psnr" and options.get("image", "hr") in tuple(images)
+    ]
+
+
+def factor(scale: str) -> float:
+    """The number that a scale's label stands for; of a pair the geometric mean."""
+    numbers = [float(number) for number in scale.removeprefix("x").split("x")]
+    return math.prod(numbers) ** (1 / len(numbers))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: is not what `rescale test` writes ({text})") from error
+
+
+def _of_test(table: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> Outcome:
+    stem = f"{row['image']}_{row['case']}"
+    return Outcome(
+        table.parent.name,
+        row["image"],
+        row["case"],
+        options["network_g"]["type"],
+        "",
+        {metric: float(row[metric]) for metric in options["val"]["metrics"]},
+        *_saved(table.parent, stem, options),
+    )
+
+
+def _of_benchmark(table: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> Outcome:
+    stem = "_".join(row[key] for key in ("image", "scale", "lr_file", "method"))
+    return Outcome(
+        row["set"],
+        row["image"],
+        row["scale"],
+        row["method"],
+        row["lr_file"],
+        {metric: float(row[metric]) for metric in options["val"]["metrics"]},
+        *_saved(table.parent / "visualization" / row["set"], stem, options),
+    )
+
+
+def _saved(folder: Path, stem: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
+    """The files of the LR and of the restored picture."""
+    suffix = options["val"].get("suffix")
+    ending = f"_{suffix}.png" if suffix else ".png"
+    return folder / f"{stem}_lr{ending}", folder / f"{stem}_hr{ending}"
+
+
+def _read_options(log: str) -> dict[str, Any]:
+    """The options that BasicSR prints into the log: ``key: value``, or ``key:[`` to ``]``."""
+    top: dict[str, Any] = {}
+    sections = [top]
+    text = re.split(r" INFO: \n(?=  \w)", log, maxsplit=1)[1]
+    for line in map(str.strip, text.splitlines()):
+        if not line:
+            break
+        key, _, value = line.partition(":")
+        if line == "]":
+            sections.pop()
+        elif value == "[":
+            sections.append(sections[-1].setdefault(key, {}))
+        else:
+            sections[-1][key] = _value(value.strip())
+    missing = {"name", "datasets", "path", "val"} - top.keys()
+    if missing or not top["val"].get("metrics") or "results_root" not in top["path"]:
+        raise ValueError("options are missing")
+    return top
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):  # a text is printed without quotation marks
+        return text
