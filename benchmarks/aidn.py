@@ -61,10 +61,8 @@ def build(kind: str, network: dict[str, Any]) -> AIDN | PlainAIDN:
     """AIDN, or its plain reference with the same weights; random, eval mode, without gradients."""
     net = AIDN(**network).eval().requires_grad_(False)
     if kind == "plain":
-        with torch.device("meta"):  # a second copy of the weights would raise the peak
-            plain = PlainAIDN(**network)
-        plain.load_state_dict(net.state_dict(), assign=True)
-        return plain.eval().requires_grad_(False)
+        copy: PlainAIDN = probe.plain_copy(PlainAIDN, net, network)
+        return copy
     channels_last(net)
     return net
 
@@ -98,21 +96,21 @@ def operations(size: tuple[int, int], network: dict[str, Any], device: str) -> d
     }
 
 
-def bf16_loss(side: int, device: str = "cpu") -> dict[str, float]:
-    """PSNR (dB, RGB, 8 bits) in fp32 and bf16, of real pictures with the shipped weights.
+def bf16_loss(weights: str, side: int, device: str = "cpu") -> dict[str, float]:
+    """PSNR (dB, RGB, 8 bits) in fp32 and bf16, of real pictures with shipped weights.
 
     Args:
+        weights: their name.
         side: pictures are cropped to this.
         device: ``cpu`` or ``cuda``.
     """
     from skimage import data
 
-    checkpoint = read_weights(
-        next((Path(rescale_app.__file__).parent / "weights").glob("*.safetensors"))
-    )
-    weights = canonical_weights(checkpoint)
-    net = AIDN(**(aidn_config(weights) | dict(checkpoint.get("config", {}))))
-    net.load_state_dict(weights)
+    folder = Path(rescale_app.__file__).parent / "weights"
+    checkpoint = read_weights(folder / f"{weights}.safetensors")
+    tensors = canonical_weights(checkpoint)
+    net = AIDN(**(aidn_config(tensors) | dict(checkpoint.get("config", {}))))
+    net.load_state_dict(tensors)
     channels_last(net.eval().requires_grad_(False)).to(device)
     sums = {"fp32": 0.0, "bf16": 0.0}
     for name in _PICTURES:

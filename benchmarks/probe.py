@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MIB = 2**20
 _SMALL = 64
@@ -84,6 +85,14 @@ def round_trip(
         if device == "cuda":
             result["seconds"] = seconds(lambda: work(hr), device, repeats)
     return result
+
+
+def plain_copy(plain: Callable[..., nn.Module], net: nn.Module, network: dict[str, Any]) -> Any:
+    """The plain reference of ``net``, with its very weights: a copy would raise the peak."""
+    with torch.device("meta"):
+        copy = plain(**network)
+    copy.load_state_dict(net.state_dict(), assign=True)
+    return copy.eval().requires_grad_(False)
 
 
 def synchronize(device: str) -> None:

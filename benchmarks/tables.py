@@ -11,6 +11,8 @@ import numpy as np
 
 from benchmarks.running import Case, Result, measure, run
 
+_WEIGHTS = ("aidn", "aidn-small")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -82,19 +84,41 @@ def aidn(settings: Settings) -> Iterator[Table]:
         results = _compare(settings, table, "aidn.round_trip", modes, arguments)
         if device == "cuda":
             _floor(settings, table, arguments, results)
-        loss = run(
-            Case(
-                "bf16 on pictures",
-                "aidn.bf16_loss",
-                {"side": 64 if settings.quick else 512, "device": device}
-                | {"threads": settings.threads},
+        for weights in _WEIGHTS:
+            loss = run(
+                Case(
+                    "bf16 on pictures",
+                    "aidn.bf16_loss",
+                    {"side": 64 if settings.quick else 512, "device": device}
+                    | {"weights": weights, "threads": settings.threads},
+                )
             )
-        )
-        table.notes.append(
-            f"shipped weights, real pictures: {loss['fp32']:.2f} dB in fp32, "
-            f"{loss['bf16']:.2f} dB in bf16, {loss['lost']:.3f} dB lost"
-        )
+            table.notes.append(
+                f"weights {weights}, real pictures: {loss['fp32']:.2f} dB in fp32, "
+                f"{loss['bf16']:.2f} dB in bf16, {loss['lost']:.3f} dB lost"
+            )
         yield table
+        yield _network_sizes(settings, device, size)
+
+
+def _network_sizes(settings: Settings, device: str, size: tuple[int, int]) -> Table:
+    """Round trips of the networks that the shipped weights are of."""
+    table = Table(
+        f"AIDN of two sizes, round trip of {size[1]} x {size[0]} at 2.5, {_on(device, settings)}"
+    )
+    cases = [
+        Case(
+            f"{features} features, {blocks} blocks, {precision}",
+            "aidn.round_trip",
+            {"kind": "ours", "precision": precision, "size": size, "device": device}
+            | {"network": {"num_feat": features, "num_block": blocks}}
+            | {"threads": settings.threads, "repeats": 10 if device == "cuda" else 1},
+        )
+        for precision in ("fp32", "bf16")
+        for features, blocks in ((64, 16), (32, 8))
+    ]
+    _add_rows(table, cases, measure(cases, settings.repeats_on(device)), {})
+    return table
 
 
 def vqir(settings: Settings) -> Iterator[Table]:

@@ -46,9 +46,7 @@ def build(kind: str, network: dict[str, Any]) -> VQIR | PlainVQIR:
     net = VQIR(**network).eval().requires_grad_(False)
     net.quantize.embedding.weight.normal_(0, 0.3)  # near the features: many codes are used
     if kind == "plain":
-        with torch.device("meta"):  # a second copy of the weights would raise the peak
-            plain = PlainVQIR(**network)
-        plain.load_state_dict(net.state_dict(), assign=True)
-        return plain.eval().requires_grad_(False)
+        copy: PlainVQIR = probe.plain_copy(PlainVQIR, net, network)
+        return copy
     channels_last(net)
     return net
