@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rescale_arch.rounding import quantize
+
 MIB = 2**20
 _SMALL = 64
 
@@ -85,6 +87,11 @@ def round_trip(
         if device == "cuda":
             result["seconds"] = seconds(lambda: work(hr), device, repeats)
     return result
+
+
+def noise(size: tuple[int, int], device: str) -> Tensor:
+    """An 8-bit picture of noise: (1, 3, H, W) in [0, 1]."""
+    return quantize(torch.rand(1, 3, *size, device=device))
 
 
 def plain_copy(plain: Callable[..., nn.Module], net: nn.Module, network: dict[str, Any]) -> Any:

