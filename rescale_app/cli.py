@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _METHODS = ("aidn", "vqir16", "vqir32")  # those of rescale_app.methods, which loads PyTorch
+_COMPARE_SCALE = 2.0
 _EPILOG = """\
 Exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted, 143 terminated (training
 saves first). Errors are one line each; RESCALE_DEBUG=1 shows where they come from."""
@@ -168,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="compare with bicubic", description=_COMPARE)
     compare.set_defaults(handler=_compare)
     compare.add_argument("input", metavar="IN", type=Path, help="picture")
-    _add_scale(compare, "factor above 1 and at most 4, or a pair 2x1.5")
+    _add_scale(compare, "factor above 1 and at most 4, or a pair 2x1.5 (default: 2)")
     compare.add_argument(
         "-o",
         "--output",
@@ -229,8 +230,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="weights file, or name of shipped weights (default: the best of those; of those that "
-        "survive compression where a JPEG is written; `up`: what the picture was made with)",
+        help="weights file, or name of shipped weights (default: aidn-small; aidn-plus, which "
+        "survives compression, where a JPEG is written; `up`: what the picture was made with)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
@@ -422,6 +423,8 @@ def _compare(args: argparse.Namespace) -> int:
 
     if args.input.is_dir():
         raise UsageError(f"{args.input}: is a folder; compare takes one picture")
+    if args.method == "aidn" and args.scale is None:
+        args.scale = _COMPARE_SCALE
     _check_scale(args, ("scale",))
     scale = float(args.method.removeprefix("vqir")) if args.scale is None else args.scale
     text = f"{scale:g}" if isinstance(scale, float) else f"{scale[0]:g}x{scale[1]:g}"

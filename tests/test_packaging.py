@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from skimage import data, io
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("rescale_app", "rescale_arch", "rescale_compat", "rescale_data", "rescale_model")
@@ -100,7 +101,12 @@ def test_installed_hook_serves_every_interpreter(
     run(python, "-c", "import basicsr", cwd=tmp_path)
     where = run(python, "-c", "import rescale_compat as r; print(r.__file__)", cwd=tmp_path)
     assert Path(where).is_relative_to(source if kind == "editable" else packages)
-    assert "0.1.0" in run(environment / "bin/rescale", "--version", cwd=tmp_path)
+    rescale = environment / "bin/rescale"
+    assert "0.1.0" in run(rescale, "--version", cwd=tmp_path)
+    if kind == "wheel":  # restores with the weights that are in it
+        io.imsave(tmp_path / "cat.png", data.chelsea())
+        told = run(rescale, "compare", "cat.png", cwd=tmp_path)
+        assert "bicubic" in told and (tmp_path / "cat-x2.png").is_file()
 
     run(*pip, "uninstall", "--yes", "rescale-basicsr", cwd=tmp_path)
     assert not (packages / PTH).exists()

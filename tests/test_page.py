@@ -16,7 +16,7 @@ import pytest
 from rescale_app import cli
 from rescale_app.page import results
 from rescale_app.page.error_map import COLORS, MOST, error_levels, error_picture
-from rescale_app.page.round_trip import make_round_trip, restore, scale_for_longest
+from rescale_app.page.round_trip import LongestSide, make_round_trip, restore, scale_for_longest
 from rescale_app.page.workspace import Workspace
 from rescale_app.rescaler import Rescaler
 from rescale_data.image_file import decode_image, read_image, read_info, write_image
@@ -51,6 +51,8 @@ def test_round_trip_and_back(picture: Path, rescalers: dict[str, Rescaler], tmp_
     html = results.round_trip_html(trip)
     assert f"{trip.comparison.quality.psnr_y:.2f}" in html
     assert f"{trip.jpeg.psnr_y:.2f}" in html
+    assert trip.bicubic_jpeg.psnr < trip.comparison.bicubic_quality.psnr
+    assert f"{trip.bicubic_jpeg.psnr_y:.2f}" in html
 
     back = restore(trip.lr_file, rescalers, tmp_path, lambda done, text: None)
     assert (back.weights, back.warning) == ("aidn-plus", "")
@@ -58,6 +60,20 @@ def test_round_trip_and_back(picture: Path, rescalers: dict[str, Rescaler], tmp_
 
     others = {"aidn-small": rescalers["aidn-small"]}
     assert "poor" in restore(trip.lr_file, others, tmp_path, lambda done, text: None).warning
+
+
+def test_tiles_are_told_of(picture: Path, tmp_path: Path) -> None:
+    rescaler = Rescaler("aidn-small", "cpu", tile=48)
+    told: list[tuple[float, str]] = []
+    trip = make_round_trip(
+        picture, rescaler, LongestSide(40), 90, tmp_path, lambda *step: told.append(step)
+    )
+    assert trip.comparison.lr.pixels.shape == (31, 40, 3)
+    assert told == sorted(told, key=lambda step: step[0])
+    texts = [text for _, text in told]
+    assert texts.count("Downscaling, 100%") == 1 and texts.count("Restoring, 100%") == 2
+    assert len(told) > 10
+    assert rescaler.progress is False
 
 
 def test_a_picture_without_a_record_is_not_restored(
@@ -199,6 +215,9 @@ def test_page(browser: Any, address: str, picture: Path) -> None:
         {"width": 380, "height": 800, "deviceScaleFactor": 1, "mobile": True},
     )
     width = "return document.documentElement.scrollWidth"
+    until(lambda: browser.execute_script(width) <= 380, 10)
+    find("[role=tab]:nth-of-type(1)").click()
+    until(lambda: find("#result rescale-compare").is_displayed())
     until(lambda: browser.execute_script(width) <= 380, 10)
     # nothing came from elsewhere
     names = "return performance.getEntriesByType('resource').map(entry => entry.name)"

@@ -31,7 +31,7 @@
     .sides span { color: var(--soft); }
     select, button { font: inherit; color: inherit; background: var(--surface);
       border: 1px solid var(--line); border-radius: 7px; height: 34px; }
-    select { flex: 1 1 0; min-width: 0; max-width: 230px; padding: 0 6px; }
+    select { flex: 1 1 0; width: 0; max-width: 230px; padding: 0 6px; } /* not as wide as its longest text */
     .zoom { display: flex; align-items: center; }
     .zoom button { min-width: 36px; padding: 0 9px; border-radius: 0; margin-left: -1px; cursor: pointer; }
     .zoom button:first-child { border-radius: 7px 0 0 7px; margin: 0; }
@@ -66,7 +66,7 @@
     .legend { display: grid; grid-template-columns: auto 180px; gap: 2px 9px; align-items: center; }
     .legend i { height: 11px; border-radius: 3px; }
     .ticks { grid-column: 2; display: flex; justify-content: space-between; font-variant-numeric: tabular-nums; }
-    .panes { display: grid; gap: 10px; margin-top: 14px; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+    .panes { display: grid; gap: 10px; margin-top: 14px; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); }
     figure { margin: 0; }
     figure .view { border-radius: 8px; aspect-ratio: 4 / 3; cursor: pointer; width: 100%; border: 0;
       padding: 0; height: auto; display: block; }

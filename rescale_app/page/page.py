@@ -65,15 +65,13 @@ class Handlers:
         rescaler = self.rescalers[weights]
         folder = self.workspace.fresh(_visitor(request), "shrink")
         try:
-            factor: float | None = scale
+            target: float | round_trip.LongestSide | None = scale
             if rescaler.method.name != "aidn":
-                factor = None
+                target = None
             elif by == BY_SIDE and longest:
-                factor = round_trip.scale_for_longest(
-                    round_trip.picture_size(source), round(longest)
-                )
+                target = round_trip.LongestSide(round(longest))
             trip = round_trip.make_round_trip(
-                source, rescaler, factor, int(quality), folder, _steps(progress)
+                source, rescaler, target, int(quality), folder, _steps(progress)
             )
         except (ValueError, OSError, MemoryError) as error:
             return results.notice(_message(error, source))

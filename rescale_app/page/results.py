@@ -45,6 +45,7 @@ def round_trip_html(trip: RoundTrip) -> str:
         (f"{network}, LR as PNG", result.quality, trip.lr_file),
         (f"{network}, LR as JPEG {trip.jpeg_quality}", trip.jpeg, trip.jpeg_file),
         ("Bicubic both ways", result.bicubic_quality, None),
+        (f"Bicubic, LR as JPEG {trip.jpeg_quality}", trip.bicubic_jpeg, None),
     ]
     facts = {
         "Original": f"{size_text(size)}, {bytes_text(trip.hr_file)} as PNG",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,13 @@ Progress = Callable[[float, str], None]
 """Is told how much is done, from 0 to 1, and what comes next."""
 
 
+@dataclass(frozen=True)
+class LongestSide:
+    """How long the longest side of the LR picture shall be, in pixels."""
+
+    pixels: int
+
+
 @dataclass(frozen=True, eq=False)
 class RoundTrip:
     """A picture there and back, and the files that show it.
@@ -32,7 +40,8 @@ class RoundTrip:
     Attributes:
         comparison: by way of a PNG file, beside bicubic.
         jpeg: how the picture fares whose LR image went through a JPEG file.
-        jpeg_quality: of that file.
+        bicubic_jpeg: the same for bicubic.
+        jpeg_quality: of these files.
         hr_file: the original as 8-bit PNG.
         lr_file: the LR picture as PNG, which can be restored.
         jpeg_file: the LR picture as JPEG, which can be restored.
@@ -42,6 +51,7 @@ class RoundTrip:
 
     comparison: Comparison
     jpeg: Quality
+    bicubic_jpeg: Quality
     jpeg_quality: int
     hr_file: Path
     lr_file: Path
@@ -92,20 +102,10 @@ def scale_for_longest(size: tuple[int, int], longest: int) -> float:
     return scale
 
 
-def picture_size(source: Path) -> tuple[int, int]:
-    """(H, W) of a picture file, upright.
-
-    Raises:
-        ImageFileError: the file is no picture.
-    """
-    height, width = read_image(source).shape[:2]
-    return height, width
-
-
 def make_round_trip(
     source: Path,
     rescaler: Rescaler,
-    scale: float | None,
+    target: float | LongestSide | None,
     quality: int,
     folder: Path,
     progress: Progress,
@@ -115,27 +115,38 @@ def make_round_trip(
     Args:
         source: picture file.
         rescaler: which network does it.
-        scale: factor; None for a network that has one of its own.
+        target: factor, or what it shall bring; None for a network that has a factor of its own.
         quality: of the JPEG, 1 to 100.
         folder: the files go there.
         progress: is told how far it is.
 
     Raises:
         ImageFileError: the file is no picture.
-        ValueError: the picture is too small, or the scale out of range.
+        ValueError: the picture is too small, or the factor out of range.
     """
     progress(0.02, "Reading the picture")
     image = read_image(source)
+    if isinstance(target, LongestSide):
+        scale: float | None = scale_for_longest((image.shape[0], image.shape[1]), target.pixels)
+    else:
+        scale = target
     progress(0.05, "Downscaling and restoring")
-    comparison = rescaler.compare(image, scale)
+    with _tiles_told(rescaler, progress, {"Downscaling": (0.05, 0.25), "Restoring": (0.25, 0.45)}):
+        comparison = rescaler.compare(image, scale)
     hr, lr = comparison.hr, comparison.lr
     stem = f"{source.stem}-{scale_text(lr.info)}"
     lr_file, jpeg_file = folder / f"{stem}.png", folder / f"{stem}-q{quality}.jpg"
     write_image(lr_file, lr.pixels, info=lr.info)
     write_image(jpeg_file, lr.pixels, quality=quality, info=lr.info)
     progress(0.5, "Restoring from the JPEG")
-    from_jpeg = rescaler.upscale(LRImage(read_image(jpeg_file), lr.info))
-    progress(0.8, "Comparing")
+    with _tiles_told(rescaler, progress, {"Restoring": (0.5, 0.75)}):
+        from_jpeg = rescaler.upscale(LRImage(read_image(jpeg_file), lr.info))
+    progress(0.75, "Comparing")
+    bicubic_file = folder / f"bicubic-q{quality}.jpg"
+    write_image(bicubic_file, comparison.bicubic_lr, quality=quality)
+    size, factors = (hr.shape[0], hr.shape[1]), lr.info.scale
+    bicubic_from_jpeg = rescaler.bicubic(read_image(bicubic_file), size, factors)
+    border = math.ceil(max(factors))
     shown = {
         "restored": comparison.restored,
         "jpeg": from_jpeg,
@@ -152,7 +163,8 @@ def make_round_trip(
     write_image(hr_file, hr)
     return RoundTrip(
         comparison=comparison,
-        jpeg=picture_quality(hr, from_jpeg, math.ceil(max(lr.info.scale))),
+        jpeg=picture_quality(hr, from_jpeg, border),
+        bicubic_jpeg=picture_quality(hr, bicubic_from_jpeg, border),
         jpeg_quality=quality,
         hr_file=hr_file,
         lr_file=lr_file,
@@ -190,7 +202,8 @@ def restore(
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RescaleWarning)
-        restored = rescaler.upscale(LRImage(pixels, info))
+        with _tiles_told(rescaler, progress, {"Restoring": (0.1, 0.9)}):
+            restored = rescaler.upscale(LRImage(pixels, info))
     seconds = time.perf_counter() - start
     progress(0.9, "Writing the picture")
     file, lr_file = folder / f"{source.stem}-restored.png", folder / "lr.png"
@@ -205,6 +218,27 @@ def restore(
         warning="; ".join(str(warning.message) for warning in caught),
         seconds=seconds,
     )
+
+
+@contextmanager
+def _tiles_told(
+    rescaler: Rescaler, progress: Progress, spans: Mapping[str, tuple[float, float]]
+) -> Iterator[None]:
+    """Passes what tiles tell on to ``progress``; each step takes its span of the whole.
+
+    A rescaler computes one picture at a time here, so that it can be told for this one.
+    """
+
+    def tell(step: str, done: float) -> None:
+        start, end = spans[step]
+        progress(start + done * (end - start), f"{step}, {done:.0%}")
+
+    before = rescaler.progress
+    rescaler.progress = tell
+    try:
+        yield
+    finally:
+        rescaler.progress = before
 
 
 def scale_text(info: LRInfo) -> str:
