@@ -126,6 +126,7 @@ def test_constraints_pin_every_dependency_once() -> None:
     pins = [line.partition("==")[0].lower() for line in lines if not line.startswith("#")]
     assert sorted(set(pins)) == sorted(pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["dev"] + extras["demo"]
     names = {requirement.partition(">")[0].partition("=")[0].lower() for requirement in wanted}
     assert names <= {name.replace("_", "-") for name in pins}
