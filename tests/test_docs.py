@@ -5,6 +5,7 @@ Trainings and tests get a tiny network and a few iterations on the way. Commands
 run as well, but for trainings and tests, whose option files are checked.
 """
 
+import json
 import os
 import re
 import runpy
@@ -406,3 +407,19 @@ def test_the_citation_names_both_papers() -> None:
     assert len(titles) == 2
     for title in titles:
         assert f"*{title}*" in readme
+
+
+def test_the_readme_quotes_what_was_measured() -> None:
+    """Time and memory of README.md are those of a results file in the repository."""
+    section = (ROOT / "README.md").read_text().partition("\n## Speed and memory\n")[2]
+    section = section.partition("\n## ")[0]
+    (path,) = re.findall(r"\((benchmarks/results/[\w.-]+\.json)\)", section)
+    measured = {
+        (f"{row['seconds']:.1f}", f"{row['MiB']:.0f}")
+        for table in json.loads((ROOT / path).read_text())["tables"]
+        for row in table["rows"]
+        if "MiB" in row
+    }
+    quoted = re.findall(r"([\d.]+) s, (\d+) MiB", section)
+    assert len(quoted) >= 12
+    assert set(quoted) <= measured

@@ -149,7 +149,8 @@ def build(
                         value=90,
                         step=1,
                         label="JPEG quality",
-                        info="The small picture also goes through a JPEG file: what survives?",
+                        info="The small picture also goes through a JPEG file: what survives? The "
+                        "weights aidn-plus are made for it.",
                         elem_id="quality",
                         buttons=[],
                     )
