@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,5 +129,5 @@ def test_constraints_pin_every_dependency_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = project["dependencies"] + extras["dev"] + extras["demo"]
-    names = {requirement.partition(">")[0].partition("=")[0].lower() for requirement in wanted}
+    names = {re.split("[<>=]", requirement)[0].lower() for requirement in wanted}
     assert names <= {name.replace("_", "-") for name in pins}
