@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.tables import Table
+from benchmarks.tables import Table, text
 
 
 def plot(tables: Sequence[Table], path: Path) -> bool:
@@ -23,10 +23,10 @@ def plot(tables: Sequence[Table], path: Path) -> bool:
         labels = [row[""] for row in rows]
         for axis, key in zip(line, ("seconds", "MiB"), strict=True):
             bars = axis.barh(labels, [row[key] for row in rows], color="#4878a8")
-            axis.bar_label(bars, fmt="%.3g", padding=3)
+            axis.bar_label(bars, fmt=text, padding=3)
             axis.invert_yaxis()
             axis.set_xlabel(key)
-            axis.margins(x=0.15)
+            axis.margins(x=0.25)
         line[0].set_title(table.title, loc="left", fontsize=9)
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=120)

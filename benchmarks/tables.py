@@ -52,7 +52,7 @@ class Table:
 
     def __str__(self) -> str:
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        cells = [columns] + [[_text(row.get(key)) for key in columns] for row in self.rows]
+        cells = [columns] + [[text(row.get(key)) for key in columns] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join(
@@ -368,7 +368,8 @@ def _on(device: str, settings: Settings) -> str:
     return "GPU" if device == "cuda" else f"CPU, {settings.threads} threads"
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A value as tables and plots show it."""
     if value is None:
         return "-"
     if isinstance(value, float):
