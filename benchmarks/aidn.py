@@ -13,6 +13,7 @@ import rescale_app
 from benchmarks import probe
 from benchmarks.reference.aidn import PlainAIDN
 from rescale_arch import AIDN, lr_size
+from rescale_arch.compiling import compile_for_inference
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import aidn_config, canonical_weights
 from rescale_arch.rounding import quantize
@@ -43,7 +44,7 @@ def round_trip(
         size: (H, W).
         network: keywords of :class:`AIDN`.
         device: ``cpu`` or ``cuda``.
-        compiled: by ``torch.compile``.
+        compiled: as by ``rescale down --compile``.
         repeats: see :func:`benchmarks.probe.round_trip`.
         keep: file to write LR and restored picture to.
     """
@@ -53,6 +54,8 @@ def round_trip(
     if kind == "ours":
         hr = hr.contiguous(memory_format=torch.channels_last)
 
+    if compiled:
+        compile_for_inference(net)  # for any size, with the small picture that comes first
     stored = probe.noise(lr_size(size, SCALE), device)
 
     def trip(hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +63,7 @@ def round_trip(
         height, width = lr_size(size, SCALE)
         return net.downscale(hr, SCALE), net.upscale(stored[..., :height, :width], SCALE, size=size)
 
-    return probe.round_trip(trip, hr, precision, repeats, keep, compiled)
+    return probe.round_trip(trip, hr, precision, repeats, keep)
 
 
 def build(kind: str, network: dict[str, Any]) -> AIDN | PlainAIDN:

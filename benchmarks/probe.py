@@ -57,7 +57,6 @@ def round_trip(
     precision: str,
     repeats: int,
     keep: str | None,
-    compiled: bool = False,
 ) -> dict[str, float]:
     """Time and peak memory of ``trip``.
 
@@ -67,25 +66,21 @@ def round_trip(
         precision: ``fp32`` or ``bf16`` (autocast).
         repeats: how often a GPU's time is taken, after the run whose memory is.
         keep: file to write what ``trip`` gives to.
-        compiled: by ``torch.compile``.
     """
     device = hr.device.type
-    work = torch.compile(trip, dynamic=False) if compiled else trip
     result: dict[str, float] = {}
     bf16 = precision == "bf16"
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
         # what is set up once
         trip(hr[..., :_SMALL, :_SMALL])
-        if compiled:
-            work(hr)
         outputs: list[Tensor] = []
         with peak_memory(device, result):
-            result["seconds"] = seconds(lambda: outputs.extend(work(hr)), device)
+            result["seconds"] = seconds(lambda: outputs.extend(trip(hr)), device)
         if keep:
             np.savez(keep, *(output.float().cpu().numpy() for output in outputs))
         outputs.clear()
         if device == "cuda":
-            result["seconds"] = seconds(lambda: work(hr), device, repeats)
+            result["seconds"] = seconds(lambda: trip(hr), device, repeats)
     return result
 
 

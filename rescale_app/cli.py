@@ -7,6 +7,7 @@ for commands that compute.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import warnings
@@ -48,6 +49,12 @@ _REPORT = """\
 Turn what `rescale test` left in its folder into one HTML file: tables, PSNR over the scale, the
 pictures under a divider and, where the originals are there, the places that came out worst."""
 _WEIGHTS = "List, inspect and import the weights of networks."
+# The commands that are a module each, with `add_arguments` and `run`.
+_MODULES = {
+    "weights": ("rescale_app.weights_command", _WEIGHTS),
+    "demo": ("rescale_app.page.command", _DEMO),
+    "report": ("rescale_app.report.command", _REPORT),
+}
 
 
 class UsageError(ValueError):
@@ -95,12 +102,9 @@ def _run(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
     if command == "prepare":
         return _prepare(rest)
-    if command == "weights":
-        return _weights(rest)
-    if command == "demo":
-        return _demo(rest)
-    if command == "report":
-        return _report(rest)
+    if command in _MODULES:
+        module, description = _MODULES[command]
+        return _run_module(command, module, description, rest)
     if command in ("train", "test"):
         from rescale_model import runner
 
@@ -473,28 +477,11 @@ def _prepare(argv: list[str]) -> int:
     return int(prepare.run(parser.parse_args(argv)))
 
 
-def _weights(argv: list[str]) -> int:
-    from rescale_app import weights_command
-
-    parser = _Parser(prog="rescale weights", description=_WEIGHTS)
-    weights_command.add_arguments(parser)
-    return weights_command.run(parser.parse_args(argv))
-
-
-def _demo(argv: list[str]) -> int:
-    from rescale_app.page import command
-
-    parser = _Parser(prog="rescale demo", description=_DEMO)
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(argv))
-
-
-def _report(argv: list[str]) -> int:
-    from rescale_app.report import command
-
-    parser = _Parser(prog="rescale report", description=_REPORT)
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(argv))
+def _run_module(command: str, name: str, description: str, argv: list[str]) -> int:
+    module = importlib.import_module(name)
+    parser = _Parser(prog=f"rescale {command}", description=description)
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(argv)))
 
 
 def _rescaler(args: argparse.Namespace) -> Rescaler:

@@ -36,7 +36,7 @@ Precision = Literal["fp32", "bf16"]
 Tile = Literal["auto"] | int | None
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str, float], None]
-"""Is told ``'Downscaling'`` or ``'Restoring'``, and how much of it is done, from 0 to 1."""
+"""Is told what is under way, and how much is done, from 0 to 1."""
 
 UNCHANGED = (1.0, 1.0)
 """The scale of a picture that already had the size asked for: both directions copy it."""
@@ -132,7 +132,7 @@ class Rescaler:
             tiles for larger ones (AIDN: 1 megapixel, VQIR: 2). AIDN's tiles make no difference to
             the result; VQIR's make a small one.
         progress: whether tiles show a bar, if the standard error output is a terminal; or what is
-            told of every tile instead.
+            told of every tile instead: ``'Downscaling'`` or ``'Restoring'``, and the share of it.
         compile: whether to compile the network with the first pictures, which takes a minute or
             more: for many pictures. These are taken whole (``tile=None``) and on a GPU, since
             tiles, and AIDN on a CPU, are computed in another way.

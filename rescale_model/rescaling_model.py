@@ -62,8 +62,8 @@ class RescalingModel(SRModel, ABC):
         ``train: precision`` and ``val: precision`` -- fp32 (default) or bf16 (autocast);
         ``train: compile: true`` -- compiles the parts of the network whose sizes stay the same (see
             :mod:`rescale_arch.compiling`), in the first steps, which takes minutes. Meant for GPUs:
-            on a CPU, steps become 1 to 3 % faster. Validation, whose pictures have any size, runs
-            as without. A run that was stopped and resumed is the same up to rounding only;
+            on a CPU it gains little. Validation, whose pictures have any size, runs as without. A
+            run that was stopped and resumed is the same up to rounding only;
         ``sync_bn: true`` -- batch statistics over all ranks (GPU only);
         ``train: optim_g: type`` -- any optimiser of ``torch.optim``;
         ``train: skip_non_finite: true`` -- leaves out steps with losses or gradients that are not

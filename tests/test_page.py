@@ -41,7 +41,7 @@ def rescalers() -> dict[str, Rescaler]:
 def test_round_trip_and_back(picture: Path, rescalers: dict[str, Rescaler], tmp_path: Path) -> None:
     told: list[float] = []
     trip = make_round_trip(
-        picture, rescalers["aidn-plus"], 2.5, 80, tmp_path, lambda done, _: told.append(done)
+        picture, rescalers["aidn-plus"], 2.5, 80, tmp_path, lambda _, done: told.append(done)
     )
     assert told == sorted(told)
     assert read_image(trip.lr_file).shape == (31, 40, 3)
@@ -54,23 +54,23 @@ def test_round_trip_and_back(picture: Path, rescalers: dict[str, Rescaler], tmp_
     assert trip.bicubic_jpeg.psnr < trip.comparison.bicubic_quality.psnr
     assert f"{trip.bicubic_jpeg.psnr_y:.2f}" in html
 
-    back = restore(trip.lr_file, rescalers, tmp_path, lambda done, text: None)
+    back = restore(trip.lr_file, rescalers, tmp_path, lambda text, done: None)
     assert (back.weights, back.warning) == ("aidn-plus", "")
     assert np.array_equal(read_image(back.file), trip.comparison.restored)
 
     others = {"aidn-small": rescalers["aidn-small"]}
-    assert "poor" in restore(trip.lr_file, others, tmp_path, lambda done, text: None).warning
+    assert "poor" in restore(trip.lr_file, others, tmp_path, lambda text, done: None).warning
 
 
 def test_tiles_are_told_of(picture: Path, tmp_path: Path) -> None:
     rescaler = Rescaler("aidn-small", "cpu", tile=48)
-    told: list[tuple[float, str]] = []
+    told: list[tuple[str, float]] = []
     trip = make_round_trip(
         picture, rescaler, LongestSide(40), 90, tmp_path, lambda *step: told.append(step)
     )
     assert trip.comparison.lr.pixels.shape == (31, 40, 3)
-    assert told == sorted(told, key=lambda step: step[0])
-    texts = [text for _, text in told]
+    assert told == sorted(told, key=lambda step: step[1])
+    texts = [text for text, _ in told]
     assert texts.count("Downscaling, 100%") == 1 and texts.count("Restoring, 100%") == 2
     assert len(told) > 10
     assert rescaler.progress is False
@@ -80,7 +80,7 @@ def test_a_picture_without_a_record_is_not_restored(
     picture: Path, rescalers: dict[str, Rescaler], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"a picture\.png carries no record"):
-        restore(picture, rescalers, tmp_path, lambda done, text: None)
+        restore(picture, rescalers, tmp_path, lambda text, done: None)
 
 
 @pytest.mark.parametrize("longest", [25, 40, 99])

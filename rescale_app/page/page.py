@@ -11,9 +11,9 @@ import gradio as gr
 
 from rescale_app.page import results, round_trip
 from rescale_app.page.results import NETWORKS
-from rescale_app.page.widget import script, style
+from rescale_app.page.widget import notice, script, style
 from rescale_app.page.workspace import Workspace
-from rescale_app.rescaler import Rescaler
+from rescale_app.rescaler import Progress, Rescaler
 from rescale_data.image_file import IMAGE_SUFFIXES
 
 BY_SCALE, BY_SIDE = "Scale", "Longest side"
@@ -60,7 +60,7 @@ class Handlers:
         if file is None:
             return _EMPTY
         if by == BY_SIDE and not longest:
-            return results.notice("Say how long the longest side shall be.", "hint")
+            return notice("Say how long the longest side shall be.", "hint")
         source = Path(file)
         rescaler = self.rescalers[weights]
         folder = self.workspace.fresh(_visitor(request), "shrink")
@@ -74,7 +74,7 @@ class Handlers:
                 source, rescaler, target, int(quality), folder, _steps(progress)
             )
         except (ValueError, OSError, MemoryError) as error:
-            return results.notice(_message(error, source))
+            return notice(_message(error, source))
         return results.round_trip_html(trip)
 
     def restore(
@@ -91,7 +91,7 @@ class Handlers:
         try:
             restored = round_trip.restore(source, self.rescalers, folder, _steps(progress))
         except (ValueError, OSError, MemoryError) as error:
-            return results.notice(_message(error, source))
+            return notice(_message(error, source))
         return results.restored_html(restored)
 
     def leave(self, request: gr.Request) -> None:
@@ -230,8 +230,8 @@ def appearance() -> dict[str, Any]:
     }
 
 
-def _steps(progress: gr.Progress) -> round_trip.Progress:
-    def tell(done: float, text: str) -> None:
+def _steps(progress: gr.Progress) -> Progress:
+    def tell(text: str, done: float) -> None:
         progress(done, desc=text)
 
     return tell

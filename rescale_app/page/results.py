@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rescale_app.page.round_trip import Restored, RoundTrip, scale_text
-from rescale_app.page.widget import Layer, comparison
+from rescale_app.page.widget import Layer, comparison, notice
 from rescale_app.rescaler import Quality
 
 NETWORKS = {"aidn": "AIDN", "vqir16": "VQIR 16", "vqir32": "VQIR 32"}
@@ -91,12 +91,6 @@ def restored_html(result: Restored) -> str:
         f"{_true_size(result.lr_file, result.lr_size)}"
         f"<p class='rescale-links'>{_download(result.file, 'Restored picture')}</p></div></div>"
     )
-
-
-def notice(text: str, kind: str = "error") -> str:
-    """A message in place of a result, or above one (``kind`` is ``error`` or ``warning``)."""
-    sentence = text[:1].upper() + text[1:]
-    return f"<p class='rescale-notice {kind}' role='alert'>{escape(sentence)}</p>"
 
 
 def url(file: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from rescale_app.page.error_map import error_levels, error_picture
 from rescale_app.rescaler import (
     Comparison,
     LRImage,
+    Progress,
     Quality,
     Rescaler,
     RescaleWarning,
@@ -21,9 +22,6 @@ from rescale_app.rescaler import (
 )
 from rescale_arch.scales import MAX_SCALE
 from rescale_data.image_file import LRInfo, read_image, read_info, write_file, write_image
-
-Progress = Callable[[float, str], None]
-"""Is told how much is done, from 0 to 1, and what comes next."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +122,13 @@ def make_round_trip(
         ImageFileError: the file is no picture.
         ValueError: the picture is too small, or the factor out of range.
     """
-    progress(0.02, "Reading the picture")
+    progress("Reading the picture", 0.02)
     image = read_image(source)
     if isinstance(target, LongestSide):
         scale: float | None = scale_for_longest((image.shape[0], image.shape[1]), target.pixels)
     else:
         scale = target
-    progress(0.05, "Downscaling and restoring")
+    progress("Downscaling and restoring", 0.05)
     with _tiles_told(rescaler, progress, {"Downscaling": (0.05, 0.25), "Restoring": (0.25, 0.45)}):
         comparison = rescaler.compare(image, scale)
     hr, lr = comparison.hr, comparison.lr
@@ -138,10 +136,10 @@ def make_round_trip(
     lr_file, jpeg_file = folder / f"{stem}.png", folder / f"{stem}-q{quality}.jpg"
     write_image(lr_file, lr.pixels, info=lr.info)
     write_image(jpeg_file, lr.pixels, quality=quality, info=lr.info)
-    progress(0.5, "Restoring from the JPEG")
+    progress("Restoring from the JPEG", 0.5)
     with _tiles_told(rescaler, progress, {"Restoring": (0.5, 0.75)}):
         from_jpeg = rescaler.upscale(LRImage(read_image(jpeg_file), lr.info))
-    progress(0.75, "Comparing")
+    progress("Comparing", 0.75)
     bicubic_file = folder / f"bicubic-q{quality}.jpg"
     write_image(bicubic_file, comparison.bicubic_lr, quality=quality)
     size, factors = (hr.shape[0], hr.shape[1]), lr.info.scale
@@ -188,7 +186,7 @@ def restore(
         ImageFileError: the file is no picture.
         ValueError: it carries nothing, or something malformed, or another network made it.
     """
-    progress(0.02, "Reading the picture")
+    progress("Reading the picture", 0.02)
     info, pixels = read_info(source), read_image(source)
     if info is None:
         raise ValueError(
@@ -198,14 +196,14 @@ def restore(
             "WxH` restores it"
         )
     name, rescaler = _rescaler_for(info, rescalers, source.name)
-    progress(0.1, f"Restoring with {name}")
+    progress(f"Restoring with {name}", 0.1)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RescaleWarning)
         with _tiles_told(rescaler, progress, {"Restoring": (0.1, 0.9)}):
             restored = rescaler.upscale(LRImage(pixels, info))
     seconds = time.perf_counter() - start
-    progress(0.9, "Writing the picture")
+    progress("Writing the picture", 0.9)
     file, lr_file = folder / f"{source.stem}-restored.png", folder / "lr.png"
     write_image(file, restored)
     write_image(lr_file, pixels, info=info)
@@ -231,7 +229,7 @@ def _tiles_told(
 
     def tell(step: str, done: float) -> None:
         start, end = spans[step]
-        progress(start + done * (end - start), f"{step}, {done:.0%}")
+        progress(f"{step}, {done:.0%}", start + done * (end - start))
 
     before = rescaler.progress
     rescaler.progress = tell

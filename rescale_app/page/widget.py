@@ -1,4 +1,4 @@
-"""The comparison with a divider, as HTML: for the page and for reports."""
+"""HTML that the page and reports share: the comparison with a divider, and notices."""
 
 from __future__ import annotations
 
@@ -85,6 +85,12 @@ def script() -> str:
 def style() -> str:
     """The CSS that page and reports share."""
     return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+
+
+def notice(text: str, kind: str = "error") -> str:
+    """A message in place of a result, or above one (``kind``: ``error``, ``warning``, ``hint``)."""
+    sentence = text[:1].upper() + text[1:]
+    return f"<p class='rescale-notice {kind}' role='alert'>{escape(sentence)}</p>"
 
 
 def data_url(data: bytes, name: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from rescale_app.page.widget import script, style
+from rescale_app.page.widget import notice, script, style
 from rescale_app.report import tables
 from rescale_app.report.originals import Originals, find
-from rescale_app.report.pictures import all_pictures, crop_figure, notice
+from rescale_app.report.pictures import all_pictures, crop_figure
 from rescale_app.report.plot import plots
 from rescale_app.report.results import BICUBIC, Outcome, Results
 from rescale_app.report.worst_crops import Crop, without_overlap, worst_crops
@@ -42,7 +42,7 @@ def write_report(
     originals, worst, remarks = _compare(results, hr_folders, crops)
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.writelines(_head(results))
-        file.writelines(map(notice, remarks))
+        file.writelines(notice(f"{remark}.", "warning") for remark in remarks)
         file.write(
             "<section id='figures'><h2>Figures</h2><p class='soft'>Means over the pictures.</p>"
         )

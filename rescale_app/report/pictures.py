@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rescale_app.page.widget import Layer, comparison, data_url
+from rescale_app.page.widget import Layer, comparison, data_url, notice
 from rescale_app.report import tables
 from rescale_app.report.originals import Originals
 from rescale_app.report.results import BICUBIC, Outcome, Results
@@ -75,14 +75,9 @@ def all_pictures(
                         f"from {outcomes[0].image} on there are figures only: pictures take no "
                         f"more than {limit / 1e6:g} MB, but for another --limit"
                     )
-                    yield notice(remarks[-1])
+                    yield notice(f"{remarks[-1]}.", "warning")
             yield tables.of_picture(results, group)
         yield "</article>"
-
-
-def notice(text: str) -> str:
-    """A remark on what is missing."""
-    return f"<p class='rescale-notice warning'>{escape(text[:1].upper() + text[1:])}.</p>"
 
 
 def _ranked(results: Results) -> list[list[Outcome]]:
