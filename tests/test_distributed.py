@@ -236,11 +236,18 @@ def test_a_resumed_pair_ends_as_one_that_was_not_stopped(tmp_path: Path, picture
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_loss_of_one_process_concerns_both(tmp_path: Path, pictures: Path, skip: bool) -> None:
     (tmp_path / "poisoned.py").write_text(
-        "import sys\n"
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
         "from test_resume import PoisonedDataset\n"
         "from rescale_app.cli import main\n"
         "PoisonedDataset.culprit = 'coffee.png'\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "code = main(sys.argv[1:])\n"
+        # torchrun kills what is left when the first process fails: each lets the other speak
+        "Path('left' + os.environ['RANK']).touch()\n"
+        "end = time.monotonic() + 60\n"
+        "while len(list(Path().glob('left?'))) < 2 and time.monotonic() < end:\n"
+        "    time.sleep(0.1)\n"
+        "sys.exit(code)\n"
     )
     options = changed(
         train_options(pictures, pictures),
