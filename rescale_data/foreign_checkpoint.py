@@ -53,11 +53,12 @@ def read_foreign_checkpoint(path: str) -> Any:
     Raises:
         pickle.UnpicklingError: the file is damaged, or asks for what no checkpoint needs.
         OSError: the file cannot be read.
+        MemoryError: there is not enough memory for it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return _Unpickler(archive).load()
-    except (pickle.UnpicklingError, OSError):
+    except (pickle.UnpicklingError, OSError, MemoryError):
         raise
     except Exception as error:  # pickles that were made by hand fail in any way there is
         raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from error

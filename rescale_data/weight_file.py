@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pickle
@@ -33,18 +34,27 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: the file cannot be read.
+        MemoryError: it needs more memory than there is.
         ValueError: the file is damaged, no checkpoint, or asks for code to be run.
     """
     name = fspath(path)
     with open(name, "rb"):
         pass  # a missing or unreadable file: the system's own error, which names it
-    if name.endswith(".safetensors"):
-        return _read_safetensors(name)
     try:
+        if name.endswith(".safetensors"):
+            return _read_safetensors(name)
         checkpoint = _read_pickle(name)
-    except Exception as error:  # a damaged pickle makes PyTorch's reader fail in any way there is
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{name}: no checkpoint that can be loaded safely ({reason})") from error
+    except OSError as error:
+        if error.errno is None:  # safetensors gives a message only
+            raise OSError(f"{name}: {error}") from error
+        raise OSError(error.errno, error.strerror, name) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"{name}: not enough memory to load it, unless it is damaged and asks for too much"
+        ) from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{name}: holds a {type(checkpoint).__name__}, not a state dict")
     return dict(checkpoint)
@@ -93,13 +103,29 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    # On a CPU, PyTorch has no class of its own for this.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
 def _read_pickle(name: str) -> Any:
     try:
-        return torch.load(name, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        if not zipfile.is_zipfile(name):
+        try:
+            return torch.load(name, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            if not zipfile.is_zipfile(name):
+                raise
+        return read_foreign_checkpoint(name)
+    except Exception as error:  # a damaged pickle makes PyTorch's reader fail in any way there is
+        if _is_out_of_memory(error):
             raise
-    return read_foreign_checkpoint(name)
+        # EINVAL: a damaged zip file asks for a place before its start.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name}: no checkpoint that can be loaded safely ({reason})") from error
 
 
 def _read_safetensors(name: str) -> dict[str, Any]:

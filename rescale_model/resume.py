@@ -142,12 +142,13 @@ def newest_state(opt: dict[str, Any]) -> tuple[str | None, list[str]]:
     Raises:
         ValueError: there are states, but none is usable; of the newest.
         OSError: likewise.
+        MemoryError: there is not enough memory to load one.
     """
     found: list[Any] = [None]
     if opt["rank"] == 0:
         try:
             found = [_newest_state(opt)]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:  # the other ranks wait for it
             found = [error]
     if opt["dist"]:
         dist.broadcast_object_list(found, src=0)

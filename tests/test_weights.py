@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import subprocess
 import sys
 import tempfile
 import types
@@ -152,7 +153,10 @@ def test_damaged_files_are_named(net: AIDN, tmp_path: Path, suffix: str) -> None
     else:
         save_weights(path, net.state_dict())
     whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"\x80\x02}.", os.urandom(500)):
+    contents = [whole[: len(whole) // 2], b"", b"\x80\x02}.", os.urandom(500)]
+    if suffix == ".pth":  # a zip file whose directory is said to be before its start
+        contents.append(whole[:-50] + b"\xff" * 8 + whole[-42:])
+    for content in contents:
         path.write_bytes(content)
         try:
             canonical_weights(read_weights(path))
@@ -162,6 +166,50 @@ def test_damaged_files_are_named(net: AIDN, tmp_path: Path, suffix: str) -> None
             pytest.fail(f"{content[:20]!r} was taken for weights")
     with pytest.raises(FileNotFoundError, match="missing"):
         read_weights(tmp_path / f"missing{suffix}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file whose reading fails")
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_cannot_be_read_is_an_error_of_the_system(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.symlink_to("/proc/self/mem")  # can be opened; reading its start is an input/output error
+    with pytest.raises(OSError, match=rf"net{suffix}") as caught:
+        read_weights(path)
+    assert "checkpoint" not in str(caught.value)
+
+
+LITTLE_MEMORY = """
+import resource, sys
+import torch
+from rescale_data.weight_file import read_weights
+torch.zeros(10) + 1  # what PyTorch needs for itself
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+size = int(status["VmSize"].split()[0]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[2]),) * 2)
+try:
+    read_weights(sys.argv[1])
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")
+@pytest.mark.parametrize("form", ["zip.pth", "legacy.pth", "lightning.ckpt", "net.safetensors"])
+def test_too_little_memory_is_not_blamed_on_the_file(tmp_path: Path, form: str) -> None:
+    path, weights = tmp_path / form, {"w": torch.zeros(10**7)}
+    if form == "lightning.ckpt":
+        lightning_checkpoint(path, dict(weights))
+    elif form == "net.safetensors":
+        save_weights(path, weights)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=form == "zip.pth")
+    # safetensors maps its file into memory twice
+    for room in (10 * 2**20, 50 * 2**20) if form == "net.safetensors" else (10 * 2**20,):
+        result = subprocess.run(
+            [sys.executable, "-c", LITTLE_MEMORY, path, str(room)], capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(f"{path}: not enough memory to load it"), result
 
 
 def test_fingerprint_tells_weights_apart_but_not_formats(net: AIDN) -> None:
