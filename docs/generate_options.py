@@ -84,7 +84,6 @@ MEANINGS = {
     "train: guide_opt": "loss of the LR image before rounding, against bicubic",
     "train: percep_opt": "loss of VQGAN and of VQIR's stage 2: perceptual; may be left out",
     "train: pixel_opt": "loss of the restored image",
-    "train: guide_weights": "weight of `guide_opt` from an iteration on: `{0: 1, 2000: 100}`",
     "train: optim_d": "optimiser of the discriminator, as `optim_g`",
     "train: optim_g": "optimiser: `type`, any of `torch.optim`, `lr` and its other keywords",
     "train: scheduler": "learning rate; see below",
@@ -230,9 +229,11 @@ def reference() -> str:
     parts += [
         "## `val: metrics`",
         "",
-        "Beside the keywords below, every metric takes `image`, which of the images is judged,",
-        "`better`, `higher` (default) or `lower`, and `protocol`, in place of that of `val`.",
-        "`crop_border` is the model's unless given.",
+        "Beside the keywords below, every metric has `image`, which of the images is judged,",
+        "`better`, `higher` or `lower` (default: what the metric means), and `protocol`, in place",
+        "of that of `val`. `crop_border` is the model's unless given. A metric of a plugin is",
+        "called with `img`, and with `img2` (the reference), `crop_border` and `better` if it has",
+        "them; without `crop_border`, it gets images without their border.",
         "",
         *_lists(
             {name: metric for name, metric in METRIC_REGISTRY},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,8 +27,9 @@ class AIDNModel(RescalingModel):
             without effect where ``network_g`` has a ``fixed_scale``;
         ``train: pixel_opt`` -- loss of the restored image, the paper's is L1Loss;
         ``train: guide_opt`` -- loss of the LR image before rounding, the paper's is MSELoss;
-        ``train: guide_weights`` -- its weight from an iteration on, ``[[0, 1], [2000, 100]]``, in
-            place of ``loss_weight``;
+        ``train: guide_weights`` -- weight of ``guide_opt`` from an iteration on, in place of its
+            ``loss_weight``: ``[[0, 1], [2000, 100]]`` or ``{0: 1, 2000: 100}`` (BasicSR's own
+            ``train.py`` takes the list only);
         ``path: pretrain_network_small`` -- weights of a smaller AIDN, which the network computes
             the same as at first (see :func:`rescale_arch.growing.grow`);
         ``val: scales`` -- factors, or pairs [vertical, horizontal], to validate at;
@@ -55,7 +58,7 @@ class AIDNModel(RescalingModel):
         """Builds both losses, their schedule and that of the scales."""
         self.cri_pix = self.build_loss("pixel_opt")
         self.cri_guide: Any = self.build_loss("guide_opt")
-        self.guide_weights = _guide_weights(self.opt["train"].get("guide_weights") or [])
+        self.guide_weights = read_guide_weights(self.opt["train"].get("guide_weights"))
         scales = self.opt["train"].get("scales") or {}
         self.schedule = ScaleSchedule(**scales, seed=self.opt["manual_seed"])
 
@@ -134,20 +137,27 @@ class AIDNModel(RescalingModel):
         return restored
 
 
-def _guide_weights(given: Any) -> list[tuple[int, float]]:
+def read_guide_weights(given: Any) -> list[tuple[int, float]]:
     """The entries of ``train: guide_weights`` in order of their iterations.
 
+    Args:
+        given: pairs of an iteration and a weight, or a mapping from one to the other; None: none.
+
     Raises:
-        ValueError: it is no list of iterations and weights.
+        ValueError: it is neither, or an iteration or a weight is no number.
     """
+    pairs = given.items() if isinstance(given, Mapping) else given or []
     try:
-        pairs = sorted((int(start), float(weight)) for start, weight in given)
+        weights = sorted((float(start), float(weight)) for start, weight in pairs)
+        valid = all(start.is_integer() and math.isfinite(weight) for start, weight in weights)
     except (TypeError, ValueError):
+        valid = False
+    if not valid:
         raise ValueError(
             f"option train: guide_weights is {given!r}: needed are iterations and weights, as "
-            "[[0, 1], [2000, 100]]"
-        ) from None
-    return pairs
+            "[[0, 1], [2000, 100]] or {0: 1, 2000: 100}"
+        )
+    return [(int(start), weight) for start, weight in weights]
 
 
 def bicubic_lr(hr: Tensor, scale: float | tuple[float, float]) -> Tensor:

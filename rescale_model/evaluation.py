@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import math
@@ -18,7 +19,7 @@ import rescale_compat  # noqa: F401  first: it lets basicsr import
 
 import numpy as np
 import torch
-from basicsr.metrics import calculate_metric
+from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 from tqdm import tqdm
 
@@ -61,7 +62,9 @@ class Evaluation:
             judged (``hr``, default; ``lr``; ``bicubic``, bicubic both ways, for comparison; of VQIR
             with refinement also ``half`` and ``quarter``, its smaller images), ``better``
             (``higher`` or ``lower``; the default is what the metric means), and ``protocol``, if
-            not that of all. ``crop_border`` is the model's unless given.
+            not that of all. ``crop_border`` is the model's unless given. A metric gets ``img2``
+            (the reference), ``crop_border`` and ``better`` only if it takes them; without
+            ``crop_border``, it gets images without their border.
         ``protocol``: ``8bit`` (default) rounds all images as files do; ``float`` leaves restored
             images and the bicubic LR reference unrounded, as the AIDN authors score.
         ``lr_format``: ``png`` or ``jpeg``: the LR image goes through a real file; default: it does
@@ -84,7 +87,12 @@ class Evaluation:
         self.protocol: str = opt.get("protocol", "8bit")
         _choice("protocol", self.protocol, PROTOCOLS)
         self.metrics: dict[str, dict[str, Any]] = {
-            name: {"better": _better(options), "image": "hr", "protocol": self.protocol, **options}
+            str(name): {
+                "better": _better(options),
+                "image": "hr",
+                "protocol": self.protocol,
+                **options,
+            }
             for name, options in (opt.get("metrics") or {}).items()
         }
         for name, options in self.metrics.items():
@@ -230,10 +238,10 @@ class Evaluation:
         scores = {}
         for metric, options in self.metrics.items():
             pair = judged[options["image"]]
-            metric_options = {"crop_border": pair.border, **options}
-            for key in ("image", "protocol"):
-                del metric_options[key]
-            border = metric_options["crop_border"]
+            keywords = {"crop_border": pair.border, **options}
+            for key in ("type", "image", "protocol"):
+                del keywords[key]
+            border = keywords["crop_border"]
             inner = sorted(side - 2 * border for side in pair.image.shape[-2:])
             least = LEAST_SIZES.get(options["type"], (1, 1))
             if inner[0] < least[0] or inner[1] < least[1]:
@@ -241,9 +249,17 @@ class Evaluation:
                     f"{name}: too small to be scored within a border of {border}: {metric} needs "
                     f"{least[0]} x {least[1]} pixels there"
                 )
-            scored = partial(_scored, protocol=options["protocol"])
-            data = {"img": scored(pair.image), "img2": scored(pair.reference)}
-            scores[metric] = float(calculate_metric(data, metric_options))
+            function = METRIC_REGISTRY.get(options["type"])
+            scored = partial(
+                _scored,
+                protocol=options["protocol"],
+                border=0 if _takes(function, "crop_border") else border,
+            )
+            keywords["img2"] = scored(pair.reference)
+            for key in ("img2", "crop_border", "better"):
+                if not _takes(function, key):
+                    del keywords[key]
+            scores[metric] = float(function(img=scored(pair.image), **keywords))
         return scores
 
     def save(self, stem: str, judged: Mapping[str, Judged], tag: str = "") -> None:
@@ -272,8 +288,17 @@ def _better(options: Mapping[str, Any]) -> str:
     return "lower" if options.get("type") in LOWER_IS_BETTER else "higher"
 
 
-def _scored(image: Tensor, protocol: str) -> np.ndarray:
-    """BGR in [0, 255], as BasicSR's metrics take it."""
+def _takes(function: Callable[..., Any], keyword: str) -> bool:
+    """Whether ``function`` has this keyword, or takes any."""
+    parameters = inspect.signature(function).parameters
+    return keyword in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def _scored(image: Tensor, protocol: str, border: int) -> np.ndarray:
+    """BGR in [0, 255], as BasicSR's metrics take it, without its border."""
+    image = image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
     if protocol == "8bit":
         return to_uint8(image)[..., ::-1]
     clamped = image[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()

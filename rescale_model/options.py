@@ -31,6 +31,7 @@ from basicsr.utils.registry import (
 
 from rescale_arch import scale_pair
 from rescale_data.hr_dataset import HRImageDataset
+from rescale_model.aidn_model import read_guide_weights
 from rescale_model.benchmark_model import BenchmarkModel, read_plan
 from rescale_model.evaluation import Evaluation
 from rescale_model.rescaling_model import PRECISIONS, RescalingModel, optimizer_class
@@ -285,6 +286,10 @@ def _train_problems(train: Any) -> Iterator[str]:
     for key in sorted(key for key in _TRAIN & train.keys() if key.endswith("_opt")):
         if train[key] is not None or key in ("pixel_opt", "guide_opt"):
             yield from _arguments(f"train: {key}: ", train[key], LOSS_REGISTRY)
+    try:
+        read_guide_weights(train.get("guide_weights"))
+    except ValueError as error:
+        yield str(error).removeprefix("option ")
     scales = train.get("scales")
     if scales is not None:
         known = _keywords(ScaleSchedule).keys() - {"seed"}

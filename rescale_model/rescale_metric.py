@@ -54,7 +54,7 @@ def calculate_lpips(
         input_order: ``'HWC'`` or ``'CHW'``.
         net: backbone, ``'alex'`` as LPIPS is usually stated, or ``'vgg'``.
         backbone: file of its weights; see :class:`~rescale_model.rescale_loss.LPIPSLoss`.
-        better: what BasicSR passes to every metric.
+        better: has no effect; BasicSR's own models pass it on.
 
     Raises:
         ValueError: the package is not installed, or ``net`` is unknown.
@@ -77,7 +77,7 @@ def calculate_dists(
         img2: the same size.
         crop_border: pixels that are left out on every side.
         input_order: ``'HWC'`` or ``'CHW'``.
-        better: what BasicSR passes to every metric.
+        better: has no effect; BasicSR's own models pass it on.
 
     Raises:
         ValueError: the package is not installed.

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from basicsr.models import build_model
 from basicsr.train import create_train_val_dataloader
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import init_dist
+from basicsr.utils.options import dict2str
 
 from rescale_model.options import check_options, read_options
 from rescale_model.registration import register
@@ -84,6 +85,8 @@ def _run(argv: Sequence[str], *, is_train: bool) -> int:
     with (
         _replaced(sys, "argv", [command, *argv]),
         _replaced(basicsr.utils.options, "init_dist", _init_dist),
+        _replaced(basicsr.train, "dict2str", _printed),
+        _replaced(basicsr.test, "dict2str", _printed),
         _replaced(basicsr.train, "load_resume_state", training.load_resume_state),
         _replaced(basicsr.train, "create_train_val_dataloader", training.create_loaders),
         _replaced(basicsr.train, "build_model", training.build_model),
@@ -133,6 +136,18 @@ def _init_dist(launcher: str, **kwargs: Any) -> None:
         init_dist(launcher, **kwargs)
     else:
         dist.init_process_group("gloo")
+
+
+def _printed(options: Mapping[Any, Any]) -> str:
+    """BasicSR's ``dict2str``, which fails on keys that are not text."""
+    printed: str = dict2str(_with_text_keys(options))
+    return printed
+
+
+def _with_text_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(entry) for key, entry in value.items()}
+    return value
 
 
 class _Training:

@@ -1,6 +1,7 @@
 """The model of BasicSR's framework: weights in and out, the moving average, saving."""
 
 import importlib
+import math
 import os
 import pickle
 import resource
@@ -132,9 +133,10 @@ def test_losses_are_those_of_the_recipe(make: Make) -> None:
     assert log["l_guide"] == pytest.approx((lr - guide).square().mean().item(), rel=1e-5)
 
 
-def test_the_guide_weight_follows_its_schedule(make: Make) -> None:
+@pytest.mark.parametrize("schedule", [[[7, 0], [3, 10]], {7: 0, 3: 10}])
+def test_the_guide_weight_follows_its_schedule(make: Make, schedule: Any) -> None:
     model = make(
-        train__guide_weights=[[7, 0], [3, 10]],
+        train__guide_weights=schedule,
         train__scales={"low": 2, "high": 2},
         train__optim_g={"type": "SGD", "lr": 0.0},
     )
@@ -216,6 +218,8 @@ def test_half_precision_keeps_the_weights_in_full(make: Make) -> None:
         ({"train__optim_g": {"type": "Adamm", "lr": 1}}, "torch.optim has no optimiser 'Adamm'"),
         ({"train__guide_opt": ...}, "train: guide_opt is missing: AIDNModel needs it"),
         ({"train__guide_weights": [3, 10]}, "train: guide_weights is \\[3, 10\\]: needed are"),
+        ({"train__guide_weights": {2.5: 10}}, "train: guide_weights is {2.5: 10}: needed are"),
+        ({"train__guide_weights": {2: math.nan}}, "train: guide_weights is {2: nan}: needed are"),
         ({"val__scales": None}, "val: scales is missing"),
         ({"network_g__num_feat": 12}, "num_feat is 12"),
     ],

@@ -157,6 +157,8 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"train: optim_g: betas": [0.9, "1e-1"]}, "betas: 1 is text"),
         ({"train: scheduler: type": "Cosine"}, "scheduler: type 'Cosine' is unknown"),
         ({"train: scheduler: milestones": ...}, "scheduler: milestones is missing"),
+        ({"train: guide_weights": [3, 10]}, r"train: guide_weights is \[3, 10\]: needed are"),
+        ({"train: guide_weights": {"soon": 10}}, "train: guide_weights is {'soon': 10}: needed"),
         ({"train: scales: low": 0.5}, "train: scales: .*low 0.5"),
         ({"train: scales: step": "fine"}, "train: scales: "),
         ({"train: total_iter": "many"}, "train: total_iter is 'many'"),

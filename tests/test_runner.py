@@ -146,6 +146,17 @@ def test_the_same_seed_gives_the_same_weights(short: Options, tmp_path: Path) ->
     assert marks[0] == marks[1] != marks[2]
 
 
+def test_the_guide_weights_may_be_a_mapping(short: Options, tmp_path: Path) -> None:
+    logs = []
+    for name, weights in (("list", [[1, 1], [3, 100]]), ("mapping", {1: 1, 3: 100})):
+        train(tmp_path, changed(short, {"name": name, "train: guide_weights": weights}))
+        logs.append(logged(tmp_path / "experiments" / name))
+    assert logs[0] == logs[1]
+    assert logs[1][3]["l_guide"] > 10 * logs[1][2]["l_guide"]
+    text = next((tmp_path / "experiments" / "mapping").glob("train_*.log")).read_text()
+    assert re.search(r"guide_weights:\[\n\s+1: 1\n\s+3: 100\n\s+\]", text)
+
+
 @pytest.mark.parametrize("batch", [2, 3])
 def test_small_data_sets_are_trained_to_the_end(short: Options, tmp_path: Path, batch: int) -> None:
     # four pictures: with a batch of three, an epoch is one batch, not the two that it rounds up to
