@@ -46,6 +46,7 @@ _SHIPPED = Path(__file__).with_name("weights")
 _DEFAULTS = ("aidn-small", "aidn")
 _FOR_JPEG = "aidn-plus"
 _SSIM_WINDOW = 11
+_SMALLEST_TILE = 64  # HR pixels: below, what tiles overlap by is most of the work
 
 
 class RescaleWarning(UserWarning):
@@ -401,15 +402,27 @@ class Rescaler:
                 torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16),
             ):
                 yield
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             # On the CPU, PyTorch has no class of its own for this.
-            if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(
-                error
+            if not (
+                isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+                or "can't allocate memory" in str(error)
             ):
-                raise MemoryError(
-                    f"not enough memory on {self.device} for a picture of {size[1]}x{size[0]}"
-                ) from error
-            raise
+                raise
+            raise MemoryError(
+                f"not enough memory on {self.device} for an image of {size[1]}x{size[0]}"
+                + self._smaller_tile(size)
+            ) from error
+
+    def _smaller_tile(self, size: Size) -> str:
+        """Advice for an image of ``size`` that memory did not suffice for, if there is any."""
+        current = self._tile(size)
+        side = max(size) if current is None else min(current, max(size))
+        if side < 2 * _SMALLEST_TILE:
+            return ""
+        advised = min(1 << (side // 2).bit_length() - 1, self.method.tile)
+        kind = "tiles" if current is None else "smaller tiles"
+        return f": {kind} need less of it (--tile {advised}; in Python, tile={advised})"
 
 
 def shipped_weights() -> list[str]:

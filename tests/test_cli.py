@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from training import command
 
 from rescale_app import Rescaler
 from rescale_app.cli import main
@@ -372,9 +373,35 @@ def test_restoring_does_not_load_basicsr(picture: str, weights: str, tmp_path: P
 
 
 def test_the_installed_command() -> None:
-    command = Path(sys.executable).with_name("rescale")
-    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    program = Path(sys.executable).with_name("rescale")
+    result = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("rescale 0.")
-    result = subprocess.run([command, "shrink"], capture_output=True, text=True, check=False)
+    result = subprocess.run([program, "shrink"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures its address space by /proc")
+def test_out_of_memory_advises_tiles(weights: str, tmp_path: Path) -> None:
+    """A limit on the address space stands for the memory: an image as a whole does not fit."""
+    write_image(tmp_path / "large.png", np.zeros((3000, 3000, 3), np.uint8))
+    code = (
+        "import re, resource, sys\n"
+        "from pathlib import Path\n"
+        "from rescale_app.cli import main\n"
+        "import rescale_app.rescaler\n"
+        "used = int(re.search(r'VmSize:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "limit = (used << 10) + (160 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "for tile in ('none', '3000'):\n"
+        "    code = main(['down', 'large.png', '-s', '2', '-o', 'lr.png', "
+        f"'--weights', {weights!r}, '--tile', tile])\n"
+        "    assert code == 1, code"
+    )
+    result = command(tmp_path, "-c", code)
+    assert result.returncode == 0, result.stderr
+    start = "rescale: error: large.png: not enough memory on cpu for an image of 3000x3000: "
+    assert result.stderr.splitlines() == [
+        f"{start}tiles need less of it (--tile 1024; in Python, tile=1024)",
+        f"{start}smaller tiles need less of it (--tile 1024; in Python, tile=1024)",
+    ]
