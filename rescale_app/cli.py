@@ -242,7 +242,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "bf16"),
         default="fp32",
-        help="bf16 is faster and a little less exact",
+        help="bf16 is a little less exact, and faster on devices with bfloat16 instructions",
     )
     parser.add_argument(
         "--tile",
@@ -378,7 +378,7 @@ def _up(args: argparse.Namespace) -> int:
             name = weights_with(info.weights)
             if name is not None:
                 if name not in others:
-                    others[name] = _rescaler(argparse.Namespace(**{**vars(args), "weights": name}))
+                    others[name] = _rescaler(args, name)
                 rescaler = others[name]
         return _Result(_upscale(rescaler, source, pixels, info, args))
 
@@ -484,20 +484,27 @@ def _run_module(command: str, name: str, description: str, argv: list[str]) -> i
     return int(module.run(parser.parse_args(argv)))
 
 
-def _rescaler(args: argparse.Namespace) -> Rescaler:
+def _rescaler(args: argparse.Namespace, another: str | None = None) -> Rescaler:
+    """The network with the weights that ``args`` ask for, or with ``another`` set of them."""
     from rescale_app import ranks
-    from rescale_app.rescaler import Rescaler
+    from rescale_app.rescaler import Rescaler, RescaleWarning
 
     ranks.choose_gpu()
-    return Rescaler(
-        args.weights,
-        args.device,
-        args.precision,
-        args.method,
-        tile=args.tile,
-        progress=ranks.is_first(),
-        compile=args.compile,
-    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RescaleWarning)
+        rescaler = Rescaler(
+            another or args.weights,
+            args.device,
+            args.precision,
+            args.method,
+            tile=args.tile,
+            progress=ranks.is_first(),
+            compile=args.compile,
+        )
+    if ranks.is_first() and another is None:  # once
+        for warning in caught:
+            _warn(str(warning.message))
+    return rescaler
 
 
 def _check_scale(args: argparse.Namespace, names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from rescale_app.methods import METHODS, Method, load_method
 from rescale_arch import imresize
 from rescale_arch.aidn_tiling import Read, Write
+from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native
 from rescale_arch.compiling import compile_for_inference
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights
@@ -50,7 +51,7 @@ _SMALLEST_TILE = 64  # HR pixels: below, what tiles overlap by is most of the wo
 
 
 class RescaleWarning(UserWarning):
-    """The result is likely to be poor, and why."""
+    """The result is likely to be poor, or to take long, and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,8 @@ class Rescaler:
         weights: a weights file (``.safetensors``, ``.pth``, ..), or the name of weights that come
             with this package; by default ``'aidn-small'``. They decide which network it is.
         device: ``'auto'`` takes the GPU where there is one.
-        precision: ``'bf16'`` computes in bfloat16 where that is safe: faster, a little less exact.
+        precision: ``'bf16'`` computes in bfloat16 where that is safe: a little less exact, and
+            faster on devices that have instructions for it.
         method: ``'aidn'``, ``'vqir16'`` or ``'vqir32'``, where only that will do.
         tile: side of the tiles that a picture is computed in, in HR pixels: memory then does not
             grow with the picture. None: the picture as a whole. ``'auto'``: that for small ones,
@@ -140,6 +142,9 @@ class Rescaler:
 
     Attributes:
         fingerprint: tells these weights from others; LR images carry it.
+
+    Warns:
+        RescaleWarning: ``precision`` is ``'bf16'``, which the device has no instructions for.
 
     Raises:
         FileNotFoundError: no such weights.
@@ -171,6 +176,8 @@ class Rescaler:
         self.device = _torch_device(device)
         if compile and (self.device.type != "cuda" or tile is not None):
             raise ValueError("compile is for whole pictures on a GPU: it needs one, and tile none")
+        if precision == "bf16" and not bfloat16_is_native(self.device):
+            warnings.warn(f"precision {SLOW_BFLOAT16}", RescaleWarning, stacklevel=2)
         self.precision = precision
         self.tile = tile
         self.progress = progress

@@ -25,6 +25,7 @@ from basicsr.utils.dist_util import master_only
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native
 from rescale_arch.compiling import compile_for_training
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights, load_strictly
@@ -90,6 +91,9 @@ class RescalingModel(SRModel, ABC):
                 f"option num_gpu is {opt['num_gpu']}, but PyTorch finds no GPU: use auto or 0"
             )
         super().__init__(opt)
+        asked = [s for s in ("train", "val") if (opt.get(s) or {}).get("precision") == "bf16"]
+        if asked and not bfloat16_is_native(self.device):
+            get_root_logger().warning(f"Option {' and '.join(asked)}: precision: {SLOW_BFLOAT16}")
         self.evaluation = None
         if opt.get("val"):
             self.evaluation = Evaluation(opt["val"], self.judged)

@@ -172,6 +172,27 @@ def test_other_weights_are_warned_of(
     assert "warning: " in complaint(capsys)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_without_instructions_for_it_is_warned_of_once(
+    native: bool,
+    folder: Path,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("rescale_app.rescaler.bfloat16_is_native", lambda device: native)
+    lr = str(tmp_path / "lr")
+    down = ["down", str(folder), "-s", "2", "-o", lr, "--weights", weights, "--device", "cpu"]
+    assert main(down) == 0
+    assert "bf16" not in capsys.readouterr().err
+    assert main([*down, "--precision", "bf16"]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "bf16" in line]
+    assert len(told) == (0 if native else 1)
+    for line in told:
+        assert line.startswith("rescale: warning: precision bf16 on a device without bfloat16")
+
+
 def test_a_bad_file_does_not_stop_the_rest(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
