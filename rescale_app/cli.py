@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rescale_app.ranks import Ranks
     from rescale_app.rescaler import Comparison, LRImage, Rescaler
     from rescale_data.image_file import LRInfo
 
@@ -213,6 +214,13 @@ def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--quality", type=_quality, metavar="Q", help="JPEG quality, 1 to 100; asks for jpg"
     )
+    parser.add_argument(
+        "--launcher",
+        choices=("none", "pytorch"),
+        default="none",
+        help="pytorch: the processes that torchrun starts share the images of a folder out "
+        "(default: none, whatever the environment says)",
+    )
 
 
 def _add_scale(parser: argparse._ActionsContainer, text: str) -> None:
@@ -322,7 +330,8 @@ def _down(args: argparse.Namespace) -> int:
         from rescale_app.rescaler import weights_for_jpeg
 
         args.weights = weights_for_jpeg()
-    rescaler = _rescaler(args)
+    ranks = _ranks(args)
+    rescaler = _rescaler(args, ranks)
 
     def convert(source: Path) -> _Result:
         from rescale_app.rescaler import UNCHANGED
@@ -332,7 +341,7 @@ def _down(args: argparse.Namespace) -> int:
         fits = lr.info.scale == UNCHANGED
         return _Result(lr.pixels, lr.info, "already fits, copied unchanged" if fits else "")
 
-    return _convert_all(jobs, convert, args)
+    return _convert_all(jobs, convert, args, ranks)
 
 
 def _downscale(rescaler: Rescaler, image: NDArray[Any], args: argparse.Namespace) -> LRImage:
@@ -365,7 +374,8 @@ def _up(args: argparse.Namespace) -> int:
     elif (args.scale is None) != (args.size is None):
         raise UsageError("-s and --size (of the original, WxH) are needed together")
     jobs = _jobs(args)
-    default = _rescaler(args)
+    ranks = _ranks(args)
+    default = _rescaler(args, ranks)
     others: dict[str, Rescaler] = {}  # by name: of a folder, each file may ask for its own
 
     def convert(source: Path) -> _Result:
@@ -378,11 +388,11 @@ def _up(args: argparse.Namespace) -> int:
             name = weights_with(info.weights)
             if name is not None:
                 if name not in others:
-                    others[name] = _rescaler(args, name)
+                    others[name] = _rescaler(args, ranks, name)
                 rescaler = others[name]
         return _Result(_upscale(rescaler, source, pixels, info, args))
 
-    return _convert_all(jobs, convert, args)
+    return _convert_all(jobs, convert, args, ranks)
 
 
 def _upscale(
@@ -423,6 +433,7 @@ def _upscale(
 
 def _compare(args: argparse.Namespace) -> int:
     from rescale_app.picture import comparison_panel
+    from rescale_app.ranks import Ranks
     from rescale_data.image_file import read_image, write_image
 
     if args.input.is_dir():
@@ -435,7 +446,7 @@ def _compare(args: argparse.Namespace) -> int:
     panel = args.output or Path(f"{args.input.stem}-x{text}.png")
     _check_target(args.input, panel)
     image = read_image(args.input)
-    rescaler = _rescaler(args)
+    rescaler = _rescaler(args, Ranks())
     try:
         comparison = rescaler.compare(image, scale)
     except ValueError as error:
@@ -484,9 +495,22 @@ def _run_module(command: str, name: str, description: str, argv: list[str]) -> i
     return int(module.run(parser.parse_args(argv)))
 
 
-def _rescaler(args: argparse.Namespace, another: str | None = None) -> Rescaler:
+def _ranks(args: argparse.Namespace) -> Ranks:
+    """The processes that ``--launcher`` says share the work."""
+    from rescale_app.ranks import Ranks
+
+    if args.launcher == "none":
+        return Ranks()
+    if not args.input.is_dir():
+        raise UsageError(f"--launcher is for a folder, to share its images out: not {args.input}")
+    try:
+        return Ranks.of_torchrun()
+    except ValueError as error:
+        raise UsageError(f"--launcher {args.launcher}: {error}") from error
+
+
+def _rescaler(args: argparse.Namespace, ranks: Ranks, another: str | None = None) -> Rescaler:
     """The network with the weights that ``args`` ask for, or with ``another`` set of them."""
-    from rescale_app import ranks
     from rescale_app.rescaler import Rescaler, RescaleWarning
 
     ranks.choose_gpu()
@@ -498,10 +522,10 @@ def _rescaler(args: argparse.Namespace, another: str | None = None) -> Rescaler:
             args.precision,
             args.method,
             tile=args.tile,
-            progress=ranks.is_first(),
+            progress=ranks.is_first,
             compile=args.compile,
         )
-    if ranks.is_first() and another is None:  # once
+    if ranks.is_first and another is None:  # once
         for warning in caught:
             _warn(str(warning.message))
     return rescaler
@@ -562,16 +586,17 @@ def _check_target(source: Path, target: Path) -> None:
 
 
 def _convert_all(
-    jobs: list[_Job], convert: Callable[[Path], _Result], args: argparse.Namespace
+    jobs: list[_Job],
+    convert: Callable[[Path], _Result],
+    args: argparse.Namespace,
+    ranks: Ranks,
 ) -> int:
     """Converts every file; one that cannot be converted is reported, and the rest goes on.
 
-    An output that cannot be written ends it all: the next one would not fare better. Under
-    ``torchrun`` the processes share the files out.
+    An output that cannot be written ends it all: the next one would not fare better.
     """
     from tqdm import tqdm
 
-    from rescale_app import ranks
     from rescale_data.image_file import write_image
 
     many = args.input.is_dir()
@@ -581,9 +606,9 @@ def _convert_all(
     first: dict[Path, Path] = {}  # who a target belongs to, whichever process converts it
     for job in jobs:
         first.setdefault(job.target, job.source)
-    share = ranks.own_share(jobs)
+    share = ranks.share(jobs)
     # On a terminal only, and only for a folder; below, tqdm.write keeps the bar in one piece.
-    for job in tqdm(share, unit="picture", disable=None if many and ranks.is_first() else True):
+    for job in tqdm(share, unit="picture", disable=None if many and ranks.is_first else True):
         try:
             if first[job.target] != job.source:
                 raise ValueError(f"would be written to {job.target}, as {first[job.target]} is")
@@ -599,7 +624,7 @@ def _convert_all(
         if result.remark:
             tqdm.write(f"{job.source}: {result.remark}")
     written, failures = ranks.total(written, failures)
-    if many and ranks.is_first():
+    if many and ranks.is_first:
         print(f"{written} of {len(jobs)} pictures written to {args.output}")
     return 1 if failures else 0
 

@@ -193,6 +193,68 @@ def test_bf16_without_instructions_for_it_is_warned_of_once(
         assert line.startswith("rescale: warning: precision bf16 on a device without bfloat16")
 
 
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+TORCHRUN |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29599"}
+
+
+def test_leftovers_of_a_cluster_job_change_nothing(
+    picture: str,
+    folder: Path,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    lr = tmp_path / "lr.png"
+    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    assert lr.exists()
+    out = tmp_path / "out"
+    assert main(["down", str(folder), "-s", "2", "-o", str(out), "--weights", weights]) == 0
+    assert "4 of 4 pictures written" in capsys.readouterr().out
+    assert len(list(out.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprit"),
+    [
+        ({"RANK": None}, "--launcher pytorch: RANK is not set: start the processes by torchrun"),
+        ({"MASTER_ADDR": None}, "MASTER_ADDR is not set"),
+        ({"LOCAL_RANK": "one"}, "LOCAL_RANK is 'one', which is no number"),
+        ({"RANK": "2"}, "RANK is 2, which must be below WORLD_SIZE, 2"),
+    ],
+)
+def test_a_launcher_that_is_none_is_named(
+    changes: dict[str, str | None],
+    culprit: str,
+    folder: Path,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in (TORCHRUN | changes).items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    down = ["down", str(folder), "-s", "2", "-o", str(tmp_path / "out"), "--weights", weights]
+    assert main([*down, "--launcher", "pytorch"]) == 2
+    assert culprit in complaint(capsys)
+
+
+def test_a_launcher_is_for_folders(
+    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lr = tmp_path / "lr.png"
+    down = ["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]
+    assert main([*down, "--launcher", "pytorch"]) == 2
+    culprit = f"--launcher is for a folder, to share its images out: not {picture}"
+    assert culprit in complaint(capsys)
+    assert not lr.exists()
+
+
 def test_a_bad_file_does_not_stop_the_rest(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
