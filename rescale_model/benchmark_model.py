@@ -24,6 +24,7 @@ from rescale_model.benchmark_cost import measure_cost
 from rescale_model.benchmark_method import load_method
 from rescale_model.benchmark_report import Report
 from rescale_model.evaluation import Evaluation, Judged, border
+from rescale_model.json_file import write_options
 
 BICUBIC = "bicubic"
 _COST_SIZE = 512
@@ -110,7 +111,7 @@ class BenchmarkModel(BaseModel):
 
     For testing only. Every picture is downscaled by every method at every scale, stored in every
     kind of LR file and restored; after that time and memory of each method are measured. The folder
-    of the results gets ``benchmark.md``, ``.csv``, ``.json`` and ``.png``.
+    of the results gets ``benchmark.md``, ``.csv``, ``.json`` and ``.png``, and ``options.json``.
 
     Options:
         ``val: weights`` -- files of AIDNs, or patterns such as ``weights/*.safetensors``; bicubic
@@ -172,6 +173,7 @@ class BenchmarkModel(BaseModel):
         report = Report(metrics, rows, costs, f"measured with {size} x {size} pixels on {where}")
         folder = self.opt["path"]["results_root"]
         report.write(folder)
+        write_options(folder, self.opt)
         first = next(iter(metrics))
         logger.info(f"{first}\n{report.table(first)}\nAll figures: {folder}/benchmark.md")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import inspect
 import io
-import json
 import math
 import os
 import tempfile
@@ -24,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rescale_data.image_file import LRInfo, read_image, to_float, write_file, write_image
+from rescale_model.json_file import write_json
 from rescale_model.rescale_metric import LEAST_SIZES, LOWER_IS_BETTER, check_metric
 
 PROTOCOLS = ("8bit", "float")
@@ -221,9 +221,7 @@ class Evaluation:
         writer.writeheader()
         writer.writerows(rows)
         write_file(f"{path}.csv", table.getvalue().encode())
-        summary = {"protocol": self.protocol, "mean": means, "images": rows}
-        text = json.dumps(_without_infinity(summary), indent=1, allow_nan=False)
-        write_file(f"{path}.json", text.encode())
+        write_json(f"{path}.json", {"protocol": self.protocol, "mean": means, "images": rows})
 
     def score(self, name: str, judged: Mapping[str, Judged]) -> dict[str, float]:
         """The metrics of the images of a round trip.
@@ -325,15 +323,6 @@ def _find(stem: str, suffix: str) -> str:
             "val: suffix"
         )
     return others[0]
-
-
-def _without_infinity(value: Any) -> Any:
-    """``value`` with text in place of numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_infinity(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_infinity(entry) for entry in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _choice(name: str, value: str, valid: Collection[str]) -> None:

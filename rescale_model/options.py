@@ -234,6 +234,8 @@ def _datasets_problems(datasets: Any, is_train: bool) -> Iterator[str]:
 
 def _dataset_problems(where: str, dataset: dict[Any, Any], trains: bool) -> Iterator[str]:
     yield from _missing(where, dataset, ["name"])
+    if not isinstance(dataset.get("name", ""), str):
+        yield f"{where}name is {dataset['name']!r}: text is needed, in quotation marks"
     kind = dataset.get("type")
     if not _is_in(DATASET_REGISTRY, kind):
         yield f"{where}type {kind!r} is unknown{_nearest(kind, DATASET_REGISTRY.keys())}"

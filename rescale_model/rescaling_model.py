@@ -33,6 +33,7 @@ from rescale_data.image_file import write_file
 from rescale_data.weight_file import fingerprint, read_weights
 from rescale_model.evaluation import Evaluation, Judged, Means
 from rescale_model.finite_check import FiniteCheck
+from rescale_model.json_file import write_options
 from rescale_model.resume import (
     Progress,
     agree_on_seed,
@@ -576,7 +577,7 @@ class RescalingModel(SRModel, ABC):
     def _report(
         self, dataset: str, rows: list[dict[str, Any]], current_iter: int | str, tb_logger: Any
     ) -> None:
-        """Writes table, CSV and JSON, and keeps track of the best figures."""
+        """Writes table, CSV and JSON, of a test also its options; keeps the best figures."""
         assert self.evaluation is not None
         if not self.evaluation.metrics:
             return
@@ -597,7 +598,10 @@ class RescalingModel(SRModel, ABC):
             + self.evaluation.table(means, best)
         )
         tag = f"_{current_iter}" if self.is_train else ""
-        self.evaluation.write(self._picture_folder(dataset), f"metrics{tag}", rows, means)
+        folder = self._picture_folder(dataset)
+        self.evaluation.write(folder, f"metrics{tag}", rows, means)
+        if not self.is_train:
+            write_options(folder, self.opt)
 
     def _note_best(self, dataset: str, means: Means, current_iter: int | str) -> None:
         """Keeps the best figures so far, in the form that BasicSR has."""

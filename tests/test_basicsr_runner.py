@@ -51,6 +51,7 @@ def test_its_scripts_train_and_test_and_the_command_goes_on(folder: Path, pictur
     judged = results / "visualization" / "whole"
     means = json.loads((judged / "metrics.json").read_text())["mean"]
     assert means.keys() == {"x2.5", "x1.5x3"}
+    assert json.loads((judged / "options.json").read_text())["val"] == tests["val"]
     assert len(list(csv.reader((judged / "metrics.csv").open(newline="")))) == 1 + 2 * 4
     assert "Validation whole, 8bit protocol" in next(results.glob("test_*.log")).read_text()
     assert read_info(judged / "coffee_x2.5_lr.png") is not None

@@ -297,7 +297,8 @@ def lines() -> Iterator[list[str]]:
 def test_table_csv_and_json_say_the_same(judge: Judge, tmp_path: Path, lines: list[str]) -> None:
     results = judge()
     folder = tmp_path / "visualization" / "whole"
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.csv", "metrics.json"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"metrics.csv", "metrics.json", "options.json"}
 
     summary = json.loads((folder / "metrics.json").read_text())
     assert summary["protocol"] == "8bit"

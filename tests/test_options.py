@@ -195,6 +195,7 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"train: pixel_opt: loss_weight": "one"}, "pixel_opt: loss_weight is 'one': a number"),
         ({"val: save_img": "yes"}, "val: save_img is 'yes': true or false"),
         ({"name": 2024}, "name is 2024"),
+        ({"datasets: val: name": 1000}, "datasets: val: name is 1000: text is needed"),
         ({"logger": ...}, "logger is missing"),
         ({"path": None}, "path is not a mapping"),
     ],

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,18 @@ import numpy as np
 import pytest
 import torch
 import training
-from basicsr.utils.options import dict2str
+import yaml
 from skimage import data
 from training import NETWORK, changed
 
 from rescale_app import cli
 from rescale_app.report import pictures as report_pictures
-from rescale_app.report import results as report_results
 from rescale_app.report.results import Outcome
 from rescale_app.report.worst_crops import SIZE, worst_crops
 from rescale_arch import AIDN
 from rescale_data.image_file import decode_image, read_image, write_image
 from rescale_data.weight_file import save_weights
+from rescale_model.json_file import write_options
 from rescale_model.options import read_options
 
 ODD = "odd <i>&'\" name"
@@ -371,6 +372,47 @@ def test_a_benchmark(benchmark_run: Path) -> None:
     assert all("tiny, " in "".join(crop.text) for crop in page.crops)
 
 
+# --- the options of the test ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["1_000", "a: b", "None", "[1, 2]"])
+def test_names_may_look_like_numbers_or_lists(
+    name: str, pictures: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(pictures / "rocket.png", tmp_path / "data")
+    changes = {"name": name, "datasets: test_1: name": name, "val: scales": [2.5]}
+    results = run_test(tmp_path, weights, **changes)
+    capsys.readouterr()
+    page = reported(results)
+    assert capsys.readouterr().err == ""
+    assert page.crops
+    assert [layer["data-label"] for layer in page.articles[0].dividers[0]] == [
+        "Original", "Restored x2.5", "LR x2.5",
+    ]  # fmt: skip
+    assert page.articles[0].tables and f"{name} (1)" in " ".join(page.whole.text)
+
+
+def test_the_options_lie_beside_the_metrics_as_they_were_given(run: Path) -> None:
+    folder = pictures_folder(run / "results" / "judged")
+    recorded = json.loads((folder / "options.json").read_text())
+    given = yaml.safe_load((run / "test.yml").read_text().partition("\n")[2])
+    assert recorded["plugin"] == "rescale_model.registration.register"
+    assert recorded["val"] == given["val"]
+    assert recorded["network_g"] == given["network_g"]
+    assert recorded["datasets"]["test_1"].items() >= given["datasets"]["test_1"].items()
+    assert recorded["path"]["results_root"] == str(run / "results" / "judged")
+
+
+def test_json_has_no_word_for_some_options(tmp_path: Path) -> None:
+    write_options(
+        str(tmp_path), {"a": {1: math.inf}, "day": date(2026, 1, 2), "pair": (1, None), "name": "n"}
+    )
+    recorded = json.loads((tmp_path / "options.json").read_text())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", recorded.pop("date"))
+    assert recorded == {"a": {"1": "inf"}, "day": "2026-01-02", "pair": [1, None], "name": "n"}
+
+
 # --- originals ------------------------------------------------------------------------------------
 
 
@@ -398,8 +440,8 @@ def test_originals_in_an_lmdb(lmdb: Path, pictures: Path, weights: Path, tmp_pat
 def test_originals_that_are_elsewhere(
     run: Path, own: Path, page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = next(own.glob("test_*.log"))
-    log.write_text(log.read_text().replace("dataroot_gt: data", "dataroot_gt: gone"))
+    file = pictures_folder(own) / "options.json"
+    file.write_text(file.read_text().replace('"dataroot_gt": "data"', '"dataroot_gt": "gone"'))
     without = reported(own)
     warning = capsys.readouterr().err
     assert re.search(r"warning: whole: no originals, .*--hr.*/gone\n", warning)
@@ -452,14 +494,19 @@ def _empty(results: Path) -> list[object]:
     return []
 
 
-def _no_log(results: Path) -> list[object]:
-    next(results.glob("test_*.log")).unlink()
+def _no_options(results: Path) -> list[object]:
+    (pictures_folder(results) / "options.json").unlink()
     return []
 
 
-def _cut_log(results: Path) -> list[object]:
-    log = next(results.glob("test_*.log"))
-    log.write_text(log.read_text().partition("  val:[")[0])
+def _cut_options(results: Path) -> list[object]:
+    file = pictures_folder(results) / "options.json"
+    file.write_text(file.read_text()[:200])
+    return []
+
+
+def _other_options(results: Path) -> list[object]:
+    (pictures_folder(results) / "options.json").write_text('{"name": "judged"}')
     return []
 
 
@@ -496,8 +543,9 @@ def folder_made(folder: Path) -> Path:
     [
         (lambda results: shutil.rmtree(results) or [], r"judged: no such folder"),
         (_empty, r"judged: holds no results of `rescale test`: .*metrics\.json, nor benchmark"),
-        (_no_log, r"judged: holds no results of `rescale test`: there is no test_\*\.log"),
-        (_cut_log, r"test_judged_\d+_\d+\.log: is not what `rescale test` writes"),
+        (_no_options, r"whole/options\.json: no such file; .*version 0\.1 .*: run the test again"),
+        (_cut_options, r"options\.json: is not what `rescale test` writes \(JSONDecodeError"),
+        (_other_options, r"options\.json: is not what `rescale test` .*options are missing"),
         (_cut_table, r"metrics\.json: is not what `rescale test` writes"),
         (_other_table, r"metrics\.json: is not what `rescale test` writes \(KeyError: 'case'\)"),
         (_broken_picture, r"rocket_x2\.5_hr\.png: truncated picture file"),
@@ -548,17 +596,6 @@ def test_crops_stay_within_the_picture_and_find_the_error(size: tuple[int, int])
     assert all(crop.original.shape == shape and crop.error > 0 for crop in others)
     assert len(others) <= 1
     assert worst_crops(before, before, OUTCOME, 50) == []
-
-
-def test_the_log_tells_the_options_as_they_were(tmp_path: Path, weights: Path) -> None:
-    options = training.test_options(tmp_path, weights)
-    options["datasets"]["test_1"] |= {"name": "a: b", "mod_crop": 4}
-    options["val"] |= {"suffix": None, "empty": {}}
-    options["path"]["results_root"] = str(tmp_path)
-    log = (
-        f"2000-01-02 03:04:05,678 INFO: \n    art\n2000 INFO: {dict2str(options)}\n2000 INFO: on\n"
-    )
-    assert report_results._read_options(log) == options
 
 
 # --- in a browser ---------------------------------------------------------------------------------

@@ -81,9 +81,9 @@ def find(results: Results, set_name: str, folders: Sequence[Path]) -> Originals:
 def _dataset_options(results: Results, set_name: str) -> dict[str, Any]:
     for options in results.options["datasets"].values():
         # a benchmark has one data set, of several sets
-        if results.is_benchmark or str(options["name"]) == set_name:
+        if results.is_benchmark or options["name"] == set_name:
             return {key: value for key, value in options.items() if key in HRImageDataset.OPTIONS}
-    raise ValueError(f"{results.folder}: its log tells of no data set {set_name}")
+    raise ValueError(f"{results.folder}: its options have no data set {set_name}")
 
 
 def _pixels(sample: Sample) -> Pixels:

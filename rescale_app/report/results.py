@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ BICUBIC = "bicubic"
 
 _Place = tuple[str, str, str, str]
 
-_LOG = "test_*.log"
+_OPTIONS = "options.json"
 _TEST = "visualization/*/metrics.json"
 _BENCHMARK = "benchmark.json"
 
@@ -60,7 +58,7 @@ class Results:
     Attributes:
         folder: where they are.
         options: those of the run.
-        date: when it began.
+        date: of the test.
         outcomes: all of them, set by set and picture by picture.
         costs: of a benchmark, method -> what it took.
         conditions: how that was measured.
@@ -130,16 +128,12 @@ def load(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    logs = sorted(folder.glob(_LOG))
     tables = sorted(folder.glob(_TEST)) or sorted(folder.glob(_BENCHMARK))
-    for found, what in ((tables, f"{_TEST}, nor {_BENCHMARK}"), (logs, _LOG)):
-        if not found:
-            raise FileNotFoundError(
-                f"{folder}: holds no results of `rescale test`: there is no {what}"
-            )
-    log = logs[-1].read_text(encoding="utf-8", errors="replace")  # the names end with the time
-    with _reading(logs[-1]):
-        options = _read_options(log)
+    if not tables:
+        raise FileNotFoundError(
+            f"{folder}: holds no results of `rescale test`: there is no {_TEST}, nor {_BENCHMARK}"
+        )
+    options = _read_options(tables[0].with_name(_OPTIONS))  # the same beside each
     outcomes: list[Outcome] = []
     content: dict[str, Any] = {}
     for table in tables:
@@ -150,7 +144,7 @@ def load(folder: Path) -> Results:
     return Results(
         folder,
         options,
-        log[: len("2000-01-01 00:00")],
+        options["date"],
         tuple(outcomes),
         content.get("cost", {}),
         content.get("cost_conditions", ""),
@@ -219,29 +213,14 @@ def _saved(folder: Path, stem: str, options: Mapping[str, Any]) -> tuple[Path, P
     return folder / f"{stem}_lr{ending}", folder / f"{stem}_hr{ending}"
 
 
-def _read_options(log: str) -> dict[str, Any]:
-    """The options that BasicSR prints into the log: ``key: value``, or ``key:[`` to ``]``."""
-    top: dict[str, Any] = {}
-    sections = [top]
-    text = re.split(r" INFO: \n(?=  \w)", log, maxsplit=1)[1]
-    for line in map(str.strip, text.splitlines()):
-        if not line:
-            break
-        key, _, value = line.partition(":")
-        if line == "]":
-            sections.pop()
-        elif value == "[":
-            sections.append(sections[-1].setdefault(key, {}))
-        else:
-            sections[-1][key] = _value(value.strip())
-    missing = {"name", "datasets", "path", "val"} - top.keys()
-    if missing or not top["val"].get("metrics") or "results_root" not in top["path"]:
-        raise ValueError("options are missing")
-    return top
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):  # a text is printed without quotation marks
-        return text
+def _read_options(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; `rescale test` of version 0.1 wrote none: run the test again"
+        )
+    with _reading(path):
+        options: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"date", "name", "datasets", "path", "val"} - options.keys()
+        if missing or not options["val"].get("metrics") or "results_root" not in options["path"]:
+            raise ValueError("options are missing")
+    return options
