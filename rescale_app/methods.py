@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rescale_arch import AIDN, VQIR, aidn_tiling, lr_size, scale_pair, vqir_tiling
 from rescale_arch.aidn_tiling import Read, Write
 from rescale_arch.official_weights import aidn_config, load_strictly, vqir_config
-from rescale_arch.scales import MAX_SCALE, Scale, Size
+from rescale_arch.scales import MAX_SCALE, Scale, Size, as_pair
 
 METHODS = ("aidn", "vqir16", "vqir32")
 """Names of the methods, as LR files carry them."""
@@ -128,8 +128,7 @@ class VQIRMethod(Method):
     def scale(self, scale: Scale | None) -> tuple[float, float]:
         """See `Method`."""
         own = (self.max_scale, self.max_scale)
-        given = (scale, scale) if isinstance(scale, int | float) else scale
-        if given is not None and tuple(given) != own:
+        if scale is not None and tuple(as_pair(scale)) != own:
             raise ValueError(f"{self.name} downscales by {self.max_scale:g} and nothing else")
         return own
 

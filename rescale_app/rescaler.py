@@ -28,7 +28,7 @@ from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native
 from rescale_arch.compiling import compile_for_inference
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights
-from rescale_arch.scales import Scale, Size
+from rescale_arch.scales import Scale, Size, as_pair
 from rescale_data.image_file import LRInfo, to_float
 from rescale_data.weight_file import fingerprint, read_weights
 
@@ -539,7 +539,7 @@ def _scale_for(size: Size, target: Size, largest: float) -> tuple[float, float]:
 
 
 def _scale_text(scale: Scale) -> str:
-    vertical, horizontal = (scale, scale) if isinstance(scale, int | float) else scale
+    vertical, horizontal = as_pair(scale)
     return f"{vertical:g}" if vertical == horizontal else f"{vertical:g}x{horizontal:g}"
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rescale_arch.scales import Scale, Size
+from rescale_arch.scales import Scale, Size, as_pair
 
 # A long side is resampled in blocks of this many output samples: the weight matrix of a block
 # is nearly dense, that of a whole 8K side would be nearly empty.
@@ -44,7 +44,7 @@ def imresize(x: Tensor, size: Size, scale: Scale | None = None) -> Tensor:
         raise ValueError(f"size {size} has a side below 1 pixel")
     if scale is None:
         scale = (size[0] / height, size[1] / width)
-    vertical, horizontal = (scale, scale) if isinstance(scale, int | float) else scale
+    vertical, horizontal = as_pair(scale)
     if not (vertical > 0 and horizontal > 0):
         raise ValueError(f"scale {scale} is not positive")
     # under autocast the products would be rounded to half precision: a poor reference

@@ -6,6 +6,7 @@ A scale is HR side over LR side, as a float or as a pair (vertical, horizontal).
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 Scale = float | tuple[float, float]
 Size = tuple[int, int]
@@ -29,8 +30,7 @@ def scale_pair(scale: Scale) -> tuple[float, float]:
         ValueError: a factor is out of range, not finite or not a number, or both are 1.
     """
     try:
-        given = (scale, scale) if isinstance(scale, int | float) else tuple(scale)
-        vertical, horizontal = (float(factor) for factor in given)
+        vertical, horizontal = (float(factor) for factor in as_pair(scale))
     except (TypeError, ValueError):
         raise ValueError(f"scale {scale!r} is neither a number nor a pair of numbers") from None
     for factor in (vertical, horizontal):
@@ -41,6 +41,11 @@ def scale_pair(scale: Scale) -> tuple[float, float]:
     if vertical == horizontal == 1.0:
         raise ValueError(f"scale 1 changes nothing: valid is 1 < scale <= {MAX_SCALE:g}")
     return vertical, horizontal
+
+
+def as_pair(scale: Scale) -> tuple[float, float]:
+    """Returns ``scale`` as (vertical, horizontal), unchecked; numbers of NumPy are numbers, too."""
+    return (scale, scale) if isinstance(scale, int | float | Real) else scale
 
 
 def lr_size(size: Size, scale: Scale) -> Size:

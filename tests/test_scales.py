@@ -3,11 +3,13 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rescale_arch import lr_size, scale_pair
+from rescale_arch import imresize, lr_size, scale_pair
 
 
 def test_where_floating_point_is_off() -> None:
@@ -39,6 +41,17 @@ def test_axes_are_independent() -> None:
     assert lr_size((100, 90), (2.5, 1.0)) == (40, 90)
     assert scale_pair(3) == (3.0, 3.0)
     assert scale_pair([1.0, 4.0]) == (1.0, 4.0)  # as a YAML list gives it
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_numbers_of_numpy_are_scales(kind: type) -> None:
+    assert scale_pair(kind(2.5)) == (2.5, 2.5)
+    assert scale_pair((kind(2.5), np.int64(1))) == (2.5, 1.0)
+    assert scale_pair(np.array([2.5, 1.5], kind)) == (2.5, 1.5)  # type: ignore[arg-type]
+    assert scale_pair(np.int64(3)) == (3.0, 3.0)  # type: ignore[arg-type]
+    assert lr_size((100, 90), kind(2.5)) == (40, 36)
+    image = torch.rand(1, 3, 10, 20)
+    assert torch.equal(imresize(image, (25, 50), kind(2.5)), imresize(image, (25, 50), 2.5))
 
 
 @pytest.mark.parametrize(
