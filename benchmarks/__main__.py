@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from benchmarks.plot import plot
 from benchmarks.running import Case, run
 from benchmarks.tables import TABLES, Settings
+from rescale_data.cores import usable_cores
 
 _RESULTS = Path(__file__).with_name("results")
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="(default: the CPU, and a GPU where there is one)"
     )
-    parser.add_argument("--threads", type=int, default=_cores(), help="(default: all cores)")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="(default: all cores)")
     parser.add_argument("--repeats", type=int, default=2, help="of every measurement, in turn")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the JSON file")
     parser.add_argument("--name", help="of that file (default: machine and date)")
@@ -74,13 +74,6 @@ def main(arguments: list[str] | None = None) -> int:
     if plot(tables, path.with_suffix(".png")):
         print(f"Written: {path.with_suffix('.png')}")
     return int(any(table.has_failures for table in tables))
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 
+from rescale_data.cores import usable_cores
 from rescale_data.image_file import write_image
 
 TRAIN = (
@@ -98,7 +99,7 @@ def _rescale(*arguments: str) -> None:
     print("$ rescale", *arguments, flush=True)
     # One core is left to reading images and to whatever else runs. PyTorch's threads wait for each
     # other, and one that must share its core makes steps several times as long.
-    threads = str(max(1, (os.cpu_count() or 2) - 1))
+    threads = str(max(1, usable_cores() - 1))
     subprocess.run(
         [sys.executable, "-m", "rescale_app.cli", *arguments],
         cwd=FOLDER,

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from rescale_data.cores import usable_cores
 from rescale_data.image_file import (
     PNG_START,
     Image,
@@ -100,7 +101,7 @@ def extract_sub_images(
         step: Distance from one square to the next.
         threshold: One more square is put against the right and the lower end where more pixels than
             this are left over.
-        workers: Number of threads; default: one for each processor.
+        workers: Number of threads; default: one for each core that this process may use.
 
     Returns:
         The number of pictures that were cut.
@@ -219,7 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         sub.add_argument("source", metavar=source, type=Path, help="folder of pictures")
         sub.add_argument("out", metavar=out, type=Path, help="what to make; must not exist yet")
-        sub.add_argument("--workers", type=int, metavar="N", help="threads (default: processors)")
+        sub.add_argument("--workers", type=int, metavar="N", help="threads (default: usable cores)")
         return sub
 
     sub = command("sub-images", "IN", "OUT", "cut pictures into overlapping squares for training")
@@ -277,7 +278,7 @@ class _Work:
     ) -> None:
         self._source, self._names = source, names
         self.out = Path(out)
-        self.workers = (os.cpu_count() or 1) if workers is None else workers
+        self.workers = usable_cores() if workers is None else workers
         _check_positive(workers=self.workers)
         self.folder = self.out.with_name(f"{self.out.name}.partial")
         self.result = self.folder / "result"

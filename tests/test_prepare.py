@@ -3,6 +3,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -295,6 +296,31 @@ def test_numbers_out_of_range(tmp_path, source, arguments, message):
     with pytest.raises(ValueError, match=message):
         extract_sub_images(source, tmp_path / "out", **arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores, and a way to keep to one of them",
+)
+def test_a_process_that_is_kept_to_one_core_uses_one_thread(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        write_image(tmp_path / "in" / f"{number}.png", noise(20, 20, number))
+    threads = set()
+
+    def noted(content, name):
+        threads.add(threading.get_ident())
+        time.sleep(0.01)
+        return decode_image(content, name)
+
+    monkeypatch.setattr(prepare, "decode_image", noted)
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        write_meta_info(tmp_path / "in", tmp_path / "out.txt")
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert len(threads) == 1
 
 
 def test_no_pictures(tmp_path):
