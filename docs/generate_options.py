@@ -91,7 +91,6 @@ MEANINGS = {
     "val: lr_format": "`png` or `jpeg` (4:2:0): the LR image goes through a real file",
     "val: lr_quality": "of the JPEG, 1 to 100",
     "val: metrics": "name: `type` and its keywords; see below",
-    "val: precision": "`fp32` or `bf16` (autocast)",
     "val: tile": "side of the tiles that images are taken in; by default they are taken whole",
     "val: protocol": "`8bit`; `float`: restored images and bicubic references are not rounded",
     "logger: print_freq": "iterations from line to line of the log",

@@ -26,6 +26,7 @@ from rescale_arch import imresize
 from rescale_arch.aidn_tiling import Read, Write
 from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native
 from rescale_arch.compiling import compile_for_inference
+from rescale_arch.inference_kernels import inference_kernels
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights
 from rescale_arch.scales import Scale, Size, as_pair
@@ -129,6 +130,8 @@ class Rescaler:
         device: ``'auto'`` takes the GPU where there is one.
         precision: ``'bf16'`` computes in bfloat16 where that is safe: a little less exact, and
             faster on devices that have instructions for it.
+            ``'fp32'`` is fp32 on a GPU as well, not TF32: results are those of a CPU up to
+            rounding.
         method: ``'aidn'``, ``'vqir16'`` or ``'vqir32'``, where only that will do.
         tile: side of the tiles that a picture is computed in, in HR pixels: memory then does not
             grow with the picture. None: the picture as a whole. ``'auto'``: that for small ones,
@@ -406,6 +409,7 @@ class Rescaler:
         try:
             with (
                 torch.inference_mode(),
+                inference_kernels(),
                 torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16),
             ):
                 yield

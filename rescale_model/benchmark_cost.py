@@ -20,6 +20,7 @@ import rescale_compat  # noqa: F401  first: it lets basicsr import
 import torch
 from torch import Tensor
 
+from rescale_arch.inference_kernels import inference_kernels
 from rescale_model.benchmark_method import Method, Scale, load_method
 
 _RUNS = 2
@@ -65,6 +66,7 @@ def measure_cost(weights: str | None, scales: Mapping[str, Scale], side: int, de
 
 
 @torch.inference_mode()
+@inference_kernels()
 def _measure(weights: str | None, scales: dict[str, Scale], side: int, device: str) -> Cost:
     on_gpu = device == "cuda"
     method = load_method(weights, device)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rescale_arch import scale_pair
+from rescale_arch.inference_kernels import inference_kernels
 from rescale_data.image_file import LRInfo
 from rescale_data.weight_file import fingerprint
 from rescale_model.aidn_model import bicubic_lr
@@ -152,7 +153,7 @@ class BenchmarkModel(BaseModel):
             save_img: whether LR and restored pictures are kept.
         """
         rows = []
-        with torch.inference_mode():
+        with torch.inference_mode(), inference_kernels():
             dataset = dataloader.dataset
             hidden = not self.opt["val"].get("pbar")
             for index in tqdm(range(len(dataset)), unit="image", disable=hidden):

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native
 from rescale_arch.compiling import compile_for_training
+from rescale_arch.inference_kernels import inference_kernels
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights, load_strictly
 from rescale_data.image_file import write_file
@@ -61,7 +62,10 @@ class RescalingModel(SRModel, ABC):
     ``skip_non_finite`` it does, since then gradients are checked as well.
 
     Options beyond BasicSR's:
-        ``train: precision`` and ``val: precision`` -- fp32 (default) or bf16 (autocast);
+        ``train: precision`` -- fp32 (default) or bf16 (autocast). On a GPU, fp32 convolutions are
+            computed in TF32 in training, as is PyTorch's default;
+        ``val: precision`` -- fp32 (default), which in validation and tests is fp32 on a GPU too, or
+            bf16 (autocast);
         ``train: compile: true`` -- compiles the parts of the network whose sizes stay the same (see
             :mod:`rescale_arch.compiling`), in the first steps, which takes minutes. Meant for GPUs:
             on a CPU it gains little. Validation, whose pictures have any size, runs as without. A
@@ -566,7 +570,7 @@ class RescalingModel(SRModel, ABC):
         compiles = self.is_train and self.opt["train"].get("compile")
         plain = torch.compiler.set_stance("force_eager") if compiles else nullcontext()
         try:
-            with torch.inference_mode(), self.autocast("val"), plain:
+            with torch.inference_mode(), inference_kernels(), self.autocast("val"), plain:
                 yield net
         finally:
             net.train(was_training)

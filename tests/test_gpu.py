@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from rescale_app.rescaler import Rescaler
 from rescale_arch import AIDN, imresize
+from rescale_arch.inference_kernels import inference_kernels
 from rescale_arch.memory_format import channels_last
 from rescale_arch.rounding import quantize
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def test_bicubic() -> None:
@@ -23,8 +21,21 @@ def test_bicubic() -> None:
     torch.testing.assert_close(ours, imresize(x, (30, 25), 0.4), rtol=0, atol=1e-12)
 
 
+def test_an_image_is_that_of_the_cpu() -> None:
+    hr = np.random.default_rng(0).integers(0, 256, (61, 75, 3), dtype=np.uint8)
+    cpu, gpu = Rescaler(device="cpu"), Rescaler(device="cuda")
+    lr = cpu.downscale(hr, 2.5)
+    off_by = np.abs(gpu.downscale(hr, 2.5).pixels.astype(int) - lr.pixels)
+    assert off_by.max() <= 1  # where the value is halfway between two levels
+    assert off_by.mean() < 0.01
+    off_by = np.abs(gpu.upscale(lr).astype(int) - cpu.upscale(lr))
+    assert off_by.max() <= 1
+    assert off_by.mean() < 0.01
+
+
 @pytest.mark.parametrize("scale", [1.3, 2.5, (3.7, 1.0)])
 @torch.inference_mode()
+@inference_kernels()
 def test_aidn_is_that_of_the_cpu(scale: float | tuple[float, float]) -> None:
     torch.manual_seed(0)
     net = AIDN().eval()
