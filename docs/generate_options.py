@@ -62,7 +62,7 @@ MEANINGS = {
     "name": "results go to `experiments/<name>`, in tests to `results/<name>`",
     "network_d": "discriminator of VQGAN and VQIR's stage 2, as BasicSR's `UNetDiscriminatorSN`",
     "network_g": "the network; see below",
-    "num_gpu": "number of GPUs; `auto`: those that are there; 0: the CPU",
+    "num_gpu": "number of GPUs; `auto`: a GPU where there is one, with a launcher all; 0: the CPU",
     "path": "see below",
     "scale": "not used by this project's networks; BasicSR copies it into every data set",
     "train": "see below",

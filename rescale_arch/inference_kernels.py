@@ -30,9 +30,8 @@ def inference_kernels() -> Iterator[None]:
     with _lock:
         if not _inside:
             _set("benchmark", False)
-            with suppress(
-                RuntimeError
-            ):  # there is no such switch once precisions differ by operator
+            # there is no such switch once precisions differ by operator
+            with suppress(RuntimeError):
                 _set("allow_tf32", False)
         _inside += 1
     try:

@@ -95,6 +95,13 @@ class RescalingModel(SRModel, ABC):
             raise ValueError(
                 f"option num_gpu is {opt['num_gpu']}, but PyTorch finds no GPU: use auto or 0"
             )
+        if opt["num_gpu"] > 1 and not opt["dist"]:
+            # BasicSR's DataParallel would multiply the batch and take batch statistics per GPU
+            raise ValueError(
+                f"option num_gpu is {opt['num_gpu']}, but this is a single process, which uses one "
+                "GPU: use num_gpu: 1, or start a process for each GPU: torchrun --nproc_per_node "
+                f"{opt['num_gpu']} $(which rescale) .. --launcher pytorch"
+            )
         super().__init__(opt)
         asked = [s for s in ("train", "val") if (opt.get(s) or {}).get("precision") == "bf16"]
         if asked and not bfloat16_is_native(self.device):
@@ -338,8 +345,7 @@ class RescalingModel(SRModel, ABC):
         """
         net = channels_last(net.to(self.device))
         if not self.opt["dist"]:
-            wrapped: nn.Module = super().model_to_device(net)
-            return wrapped
+            return net
         on_gpu = self.device.type == "cuda"
         if self.opt.get("sync_bn"):
             if not on_gpu:

@@ -3,7 +3,8 @@
 They are BasicSR's own. What is mended: ``--launcher pytorch`` works without a GPU, the option file
 is checked first, training goes on to ``total_iter`` however small the data set is, results go into
 the current folder, SIGTERM and Ctrl-C save before they end a training, and a resumed one goes on
-exactly where it was, also without a GPU and where the newest state is damaged.
+exactly where it was, also without a GPU and where the newest state is damaged. Without a launcher,
+``num_gpu: auto`` takes one GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from basicsr.models import build_model
 from basicsr.train import create_train_val_dataloader
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import init_dist
-from basicsr.utils.options import dict2str
+from basicsr.utils.options import dict2str, parse_options
+from basicsr.utils.registry import MODEL_REGISTRY
 
 from rescale_model.options import check_options, read_options
 from rescale_model.registration import register
@@ -81,12 +83,14 @@ def _run(argv: Sequence[str], *, is_train: bool) -> int:
         check_options(known.opt, is_train=is_train, forced=known.force_yml)
     command = f"rescale {'train' if is_train else 'test'}"
     root = os.getcwd()
+    pipeline = basicsr.train if is_train else basicsr.test
     training = _Training()
     with (
         _replaced(sys, "argv", [command, *argv]),
         _replaced(basicsr.utils.options, "init_dist", _init_dist),
         _replaced(basicsr.train, "dict2str", _printed),
         _replaced(basicsr.test, "dict2str", _printed),
+        _replaced(pipeline, "parse_options", _parse_options),
         _replaced(basicsr.train, "load_resume_state", training.load_resume_state),
         _replaced(basicsr.train, "create_train_val_dataloader", training.create_loaders),
         _replaced(basicsr.train, "build_model", training.build_model),
@@ -148,6 +152,33 @@ def _with_text_keys(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _with_text_keys(entry) for key, entry in value.items()}
     return value
+
+
+def _parse_options(root: str, is_train: bool) -> tuple[dict[str, Any], argparse.Namespace]:
+    """BasicSR's, but without a launcher ``num_gpu: auto`` is one GPU.
+
+    A process of this project's models uses one; a launcher starts a process for each.
+    """
+    opt, arguments = parse_options(root, is_train=is_train)
+    count = opt["num_gpu"]
+    is_ours = issubclass(MODEL_REGISTRY.get(opt["model_type"]), RescalingModel)
+    if is_ours and count > 1 and not opt["dist"] and _asked_for(arguments, "num_gpu") == "auto":
+        opt["num_gpu"] = 1
+        print(
+            f"num_gpu: auto takes one of the {count} GPUs; to use all: torchrun --nproc_per_node "
+            f"{count} $(which rescale) .. --launcher pytorch",
+            file=sys.stderr,
+        )
+    return opt, arguments
+
+
+def _asked_for(arguments: argparse.Namespace, key: str) -> Any:
+    """The value of a top-level option as given: by ``--force_yml``, or in the file."""
+    for entry in reversed(arguments.force_yml or ()):
+        name, _, value = entry.partition("=")
+        if name.strip() == key:
+            return value.strip()
+    return read_options(arguments.opt).get(key)
 
 
 class _Training:

@@ -241,6 +241,14 @@ def test_a_gpu_that_is_not_there(make: Make) -> None:
         make(num_gpu=1)
 
 
+def test_several_gpus_in_one_process_are_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=r"num_gpu is 4, .*torchrun --nproc_per_node 4"):
+        make(num_gpu=4)
+
+
 # loading ----------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -125,6 +124,22 @@ def test_options_can_be_forced(short: Options, tmp_path: Path) -> None:
     experiment = tmp_path / "experiments" / "forced"
     assert list(logged(experiment)) == [1, 2]
     assert torch.load(experiment / "models" / "net_g_2.pth").keys() == {"params", "config"}
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_auto_takes_one_of_several_gpus_and_names_torchrun(
+    forced: bool,
+    short: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    options = changed(short, {"num_gpu": 2 if forced else "auto"})
+    # none of the four is really there
+    with pytest.raises(ValueError, match="num_gpu is 1, but PyTorch finds no GPU"):
+        train(tmp_path, options, *(("--force_yml", "num_gpu=auto") if forced else ()))
+    assert "one of the 4 GPUs; to use all: torchrun --nproc_per_node 4" in capsys.readouterr().err
 
 
 def test_without_a_seed(short: Options, tmp_path: Path) -> None:
@@ -356,9 +371,10 @@ def test_a_plugin_that_is_not_there(
 
 
 def test_basicsr_is_left_as_it_was(short: Options, tmp_path: Path) -> None:
-    def state() -> tuple[list[str], Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    def state() -> tuple[Any, ...]:
         return (
             sys.argv,
+            basicsr.train.parse_options,
             basicsr.train.load_resume_state,
             basicsr.train.create_train_val_dataloader,
             basicsr.utils.options.init_dist,
