@@ -243,7 +243,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="FILE",
         help="weights file, or name of shipped weights (default: aidn-small; aidn-plus, which "
-        "survives compression, where a JPEG is written; `up`: what the picture was made with)",
+        "survives compression, where a JPEG is written; `up`: what the picture was made with; "
+        "where it does not tell, aidn-plus for JPEG and lossy WebP)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
@@ -326,10 +327,10 @@ def _quality(text: str) -> int:
 def _down(args: argparse.Namespace) -> int:
     _check_scale(args, ("scale", "fit", "size"))
     jobs = _jobs(args)
-    if args.weights is None and args.method == "aidn" and jobs[0].target.suffix.lower() != ".png":
-        from rescale_app.rescaler import weights_for_jpeg
+    if args.weights is None and args.method == "aidn":
+        from rescale_app.rescaler import default_weights
 
-        args.weights = weights_for_jpeg()
+        args.weights = default_weights(lossless=jobs[0].target.suffix.lower() == ".png")
     ranks = _ranks(args)
     rescaler = _rescaler(args, ranks)
 
@@ -375,22 +376,31 @@ def _up(args: argparse.Namespace) -> int:
         raise UsageError("-s and --size (of the original, WxH) are needed together")
     jobs = _jobs(args)
     ranks = _ranks(args)
-    default = _rescaler(args, ranks)
-    others: dict[str, Rescaler] = {}  # by name: of a folder, each file may ask for its own
+    by_file = args.weights is None and args.method in (None, "aidn")
+    if by_file:
+        from rescale_app.rescaler import default_weights
+
+        args.weights = default_weights()
+    # by name of the weights: of a folder, each file may ask for its own
+    rescalers = {args.weights: _rescaler(args, ranks)}
 
     def convert(source: Path) -> _Result:
-        from rescale_app.rescaler import weights_with
+        from rescale_app.rescaler import default_weights, weights_with
         from rescale_data.image_file import read_image, read_info
+        from rescale_data.lossless import is_lossless
 
         pixels, info = read_image(source), read_info(source)
-        rescaler = default
-        if info is not None and args.weights is None and info.weights != default.fingerprint:
-            name = weights_with(info.weights)
-            if name is not None:
-                if name not in others:
-                    others[name] = _rescaler(args, ranks, name)
-                rescaler = others[name]
-        return _Result(_upscale(rescaler, source, pixels, info, args))
+        name, choice = args.weights, ""
+        if by_file:
+            known = None if info is None else weights_with(info.weights)
+            lossless = is_lossless(source)
+            name = known or default_weights(lossless)
+            if known is None:
+                choice = f"{name} restored it, as it is stored {'without' if lossless else 'with'} "
+                choice += "loss (--weights names others)"
+        if name not in rescalers:
+            rescalers[name] = _rescaler(args, ranks, name)
+        return _Result(_upscale(rescalers[name], source, pixels, info, args, choice))
 
     return _convert_all(jobs, convert, args, ranks)
 
@@ -401,7 +411,9 @@ def _upscale(
     pixels: NDArray[Any],
     info: LRInfo | None,
     args: argparse.Namespace,
+    choice: str,
 ) -> NDArray[np.uint8]:
+    """Restores ``pixels``; ``choice`` tells how the weights were chosen, where it was a guess."""
     from rescale_app.rescaler import LRImage, RescaleWarning
 
     if info is None:
@@ -412,8 +424,9 @@ def _upscale(
             )
         restored = rescaler.upscale(pixels, args.scale, args.size)
         _warn(
-            f"{source}: carries no record that this network made it; rescaling is not "
-            "super-resolution, and other pictures come out poorly"
+            f"{source}: carries no record that this network made it; "
+            f"{f'{choice}; ' if choice else ''}rescaling is not super-resolution, and other "
+            "pictures come out poorly"
         )
         return restored
     if args.size is not None:
@@ -427,7 +440,7 @@ def _upscale(
         warnings.simplefilter("always", RescaleWarning)
         restored = rescaler.upscale(LRImage(pixels, info))
     for warning in caught:
-        _warn(f"{source}: {warning.message}")
+        _warn(f"{source}: {warning.message}{f'; {choice}' if choice else ''}")
     return restored
 
 

@@ -46,7 +46,7 @@ UNCHANGED = (1.0, 1.0)
 _SHIPPED = Path(__file__).with_name("weights")
 # The first is what Rescaler() takes: it restores 1 dB less in a fifth of the time.
 _DEFAULTS = ("aidn-small", "aidn")
-_FOR_JPEG = "aidn-plus"
+_FOR_LOSSY = "aidn-plus"
 _SSIM_WINDOW = 11
 _SMALLEST_TILE = 64  # HR pixels: below, what tiles overlap by is most of the work
 
@@ -443,9 +443,16 @@ def shipped_weights() -> list[str]:
     return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
 
 
-def weights_for_jpeg() -> str | None:
-    """Name of the shipped weights for LR pictures that are compressed, if there are any."""
-    return _FOR_JPEG if _FOR_JPEG in shipped_weights() else None
+def default_weights(lossless: bool = True) -> str | None:
+    """Name of the shipped weights for LR images that are stored so, if there are any.
+
+    Where the file does not say what made it, they are the best guess: downscaling and restoring
+    again tells nothing, since the more a network restores, the nearer it comes to any LR image.
+    """
+    names = shipped_weights()
+    if not lossless and _FOR_LOSSY in names:
+        return _FOR_LOSSY
+    return names[0] if names else None
 
 
 def weights_with(mark: str) -> str | None:

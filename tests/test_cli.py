@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL.Image import fromarray
 from training import command
 
 from rescale_app import Rescaler
@@ -158,6 +159,55 @@ def test_a_stripped_file(
     up[1] = str(lr)
     assert main([*up, "-s", "3", "--size", "144x96"]) == 1
     assert "contradict" in complaint(capsys)
+
+
+def test_a_stripped_jpeg_is_restored_as_with_its_record(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lr, bare, back = tmp_path / "lr.jpg", tmp_path / "bare.jpg", tmp_path / "back.png"
+    assert main(["down", picture, "-s", "2", "-o", str(lr)]) == 0
+    data = lr.read_bytes()
+    start = data.index(b"\xff\xfe")  # the comment
+    bare.write_bytes(data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4]) :])
+    assert read_info(bare) is None
+    assert main(["up", str(lr), "-o", str(back)]) == 0
+    expected = read_image(back)
+    assert capsys.readouterr().err == ""
+    assert main(["up", str(bare), "-o", str(back), "-s", "2", "--size", "144x96"]) == 0
+    np.testing.assert_array_equal(read_image(back), expected)
+    assert "; aidn-plus restored it, as it is stored with loss (--weights" in complaint(capsys)
+
+
+def test_without_a_record_the_format_chooses_the_weights(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, back = tmp_path / "bare", tmp_path / "back"
+    bare.mkdir()
+    lr = fromarray(Rescaler("aidn-small", device="cpu").downscale(read_image(picture), 2).pixels)
+    chosen = {"a.bmp": "aidn-small", "b.webp": "aidn-plus", "c.webp": "aidn-small"}
+    lr.save(bare / "a.bmp")
+    lr.save(bare / "b.webp", quality=80)
+    lr.save(bare / "c.webp", lossless=True)
+    up = ["up", str(bare), "-o", str(back), "-s", "2", "--size", "144x96"]
+    assert main(up) == 0
+    lines = capsys.readouterr().err.splitlines()
+    for line, (name, weights) in zip(lines, chosen.items(), strict=True):
+        assert f"{name}: carries no record that this network made it; {weights} restored" in line
+        expected = Rescaler(weights, device="cpu").upscale(read_image(bare / name), 2, (96, 144))
+        np.testing.assert_array_equal(read_image(back / f"{name[0]}.png"), expected)
+    assert main([*up, "--weights", "aidn-plus"]) == 0
+    assert "restored it" not in capsys.readouterr().err
+
+
+def test_weights_that_do_not_come_along_give_way_to_those_for_the_format(
+    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lr, back = tmp_path / "lr.jpg", str(tmp_path / "back.png")
+    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    assert main(["up", str(lr), "-o", back]) == 0
+    error = complaint(capsys)
+    assert f"made with the weights {Rescaler(weights, device='cpu').fingerprint}" in error
+    assert "; aidn-plus restored it, as it is stored with loss" in error
 
 
 def test_other_weights_are_warned_of(
