@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,12 @@ def _add_files(parser: argparse.ArgumentParser, what: str) -> None:
     )
     parser.add_argument(
         "--quality", type=_quality, metavar="Q", help="JPEG quality, 1 to 100; asks for jpg"
+    )
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave images out whose file OUT exists already, whatever it was made with: goes on "
+        "where an earlier run ended",
     )
     parser.add_argument(
         "--launcher",
@@ -583,7 +590,9 @@ def _jobs(args: argparse.Namespace) -> list[_Job]:
 
     sources = list_images(source)
     if not sources:
-        raise ValueError(f"{source}: no pictures in this folder")
+        others = _other_files(source, output)
+        there = f" (not read: {others})" if others else ""
+        raise ValueError(f"{source}: no pictures in this folder{there}")
     return [_Job(path, output / f"{path.stem}{suffix}") for path in sources]
 
 
@@ -604,9 +613,10 @@ def _convert_all(
     args: argparse.Namespace,
     ranks: Ranks,
 ) -> int:
-    """Converts every file; one that cannot be converted is reported, and the rest goes on.
+    """Converts every file; one that fails, also in writing, is reported, and the rest goes on.
 
-    An output that cannot be written ends it all: the next one would not fare better.
+    Returns:
+        The exit code: 1 if any file failed.
     """
     from tqdm import tqdm
 
@@ -615,31 +625,78 @@ def _convert_all(
     many = args.input.is_dir()
     if many:
         args.output.mkdir(parents=True, exist_ok=True)
-    written = failures = 0
+    written = failures = kept = 0
     first: dict[Path, Path] = {}  # who a target belongs to, whichever process converts it
     for job in jobs:
         first.setdefault(job.target, job.source)
     share = ranks.share(jobs)
+    present = {job.target for job in share if job.target.is_file()}
     # On a terminal only, and only for a folder; below, tqdm.write keeps the bar in one piece.
     for job in tqdm(share, unit="picture", disable=None if many and ranks.is_first else True):
         try:
             if first[job.target] != job.source:
                 raise ValueError(f"would be written to {job.target}, as {first[job.target]} is")
+            if args.skip_existing and job.target.is_file():
+                kept += 1
+                continue
             result = convert(job.source)
+            appeared = job.target not in present and job.target.is_file()
+            if appeared and args.skip_existing:
+                kept += 1
+                continue
+            write_image(job.target, result.pixels, quality=args.quality, info=result.info)
         except (ValueError, OSError, MemoryError) as error:
             if os.environ.get("RESCALE_DEBUG") == "1":
                 raise
             _complain(f"error: {_describe(error, job.source)}")
             failures += 1
             continue
-        write_image(job.target, result.pixels, quality=args.quality, info=result.info)
         written += 1
+        if appeared:
+            _warn(f"{job.target}: appeared since this run began, replaced")
         if result.remark:
             tqdm.write(f"{job.source}: {result.remark}")
-    written, failures = ranks.total(written, failures)
-    if many and ranks.is_first:
-        print(f"{written} of {len(jobs)} pictures written to {args.output}")
+    written, failures, kept = ranks.total(written, failures, kept)
+    if ranks.is_first:
+        if many:
+            print(_summary(args, len(jobs), written, failures, kept))
+        elif kept:
+            print(f"{args.input}: skipped, {jobs[0].target} exists already")
     return 1 if failures else 0
+
+
+def _summary(args: argparse.Namespace, images: int, written: int, failures: int, kept: int) -> str:
+    """What became of the files of a folder."""
+    text = f"{written} of {images} pictures written to {args.output}"
+    if failures:
+        text += f", {failures} failed"
+    if kept:
+        text += f", {kept} skipped that exist already"
+    others = _other_files(args.input, args.output)
+    return f"{text}\nnot read: {others}" if others else text
+
+
+def _other_files(folder: Path, output: Path) -> str:
+    """Counts what ``folder`` holds beside images: ``2 .gif, 1 without a suffix, 1 subfolder``.
+
+    Hidden entries do not count, nor does ``output``.
+    """
+    from rescale_data.image_file import IMAGE_SUFFIXES
+
+    suffixes: Counter[str] = Counter()
+    subfolders = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                subfolders += not (output.exists() and output.samefile(entry.path))
+            elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+                suffixes[Path(entry.name).suffix.lower() or "without a suffix"] += 1
+    counts = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items())]
+    if subfolders:
+        counts.append(f"{subfolders} subfolder{'s' if subfolders > 1 else ''}")
+    return ", ".join(counts)
 
 
 # --- words to the user --------------------------------------------------------------------------

@@ -325,6 +325,88 @@ def test_a_bad_file_does_not_stop_the_rest(
     assert sorted(path.stem for path in lr.iterdir()) == sorted(ODD_SIZES)
 
 
+def test_a_write_error_does_not_stop_the_rest(
+    folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lr = tmp_path / "lr"
+    (lr / "grey.png").mkdir(parents=True)  # stands in the way of the second of four
+    assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"3 of 4 pictures written to {lr}, 1 failed\n"
+    assert printed.err == f"rescale: error: {folder}/grey.png: {lr}/grey.png: Is a directory\n"
+    assert sorted(path.stem for path in lr.iterdir() if path.is_file()) == ["deep", "jpeg", "rgba"]
+
+
+def test_what_is_not_read_is_counted(
+    folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.gif", "b.GIF", "c.avif", "README", "notes.txt", ".hidden"):
+        (folder / name).touch()
+    for name in ("more", "most", "lr"):
+        (folder / name).mkdir()
+    lr = folder / "lr"  # not counted, as it is the output
+    assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"4 of 4 pictures written to {lr}",
+        "not read: 1 .avif, 2 .gif, 1 .txt, 1 without a suffix, 2 subfolders",
+    ]
+    for path in folder.glob("*.[pj][np]g"):
+        path.unlink()
+    assert main(["down", str(folder), "-s", "2", "-o", str(tmp_path), "--weights", weights]) == 1
+    assert "no pictures in this folder (not read: 1 .avif, 2 .gif" in complaint(capsys)
+
+
+def test_skip_existing_goes_on_where_a_run_ended(
+    folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lr = tmp_path / "lr"
+    lr.mkdir()
+    (lr / "jpeg.png").write_bytes(b"of an earlier run")
+    down = ["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]
+    assert main([*down, "--skip-existing"]) == 0
+    out = f"3 of 4 pictures written to {lr}, 1 skipped that exist already\n"
+    assert capsys.readouterr().out == out
+    assert (lr / "jpeg.png").read_bytes() == b"of an earlier run"
+    down[1] = str(folder / "jpeg.jpg")
+    assert main([*down, "--skip-existing"]) == 0
+    assert capsys.readouterr().out == f"{down[1]}: skipped, {lr / 'jpeg.png'} exists already\n"
+    assert (lr / "jpeg.png").read_bytes() == b"of an earlier run"
+    assert main(down) == 0
+    assert read_image(lr / "jpeg.png").shape == (24, 31, 3)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_another_process_has_written_meanwhile_is_told(
+    skip: bool,
+    folder: Path,
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lr = tmp_path / "lr"
+    lr.mkdir()
+    (lr / "deep.png").touch()  # has been there before
+    downscale = Rescaler.downscale
+
+    def slow_downscale(rescaler: Rescaler, image: Any, *args: Any) -> Any:
+        if image.shape[:2] == ODD_SIZES["jpeg"]:
+            (lr / "jpeg.png").write_bytes(b"by another")
+            (lr / "rgba.png").write_bytes(b"by another")
+        return downscale(rescaler, image, *args)
+
+    monkeypatch.setattr(Rescaler, "downscale", slow_downscale)
+    down = ["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]
+    assert main([*down, *(["--skip-existing"] if skip else [])]) == 0
+    printed = capsys.readouterr()
+    told = [f"rescale: warning: {lr}/{name}.png: appeared since" for name in ("jpeg", "rgba")]
+    lines = printed.err.splitlines()
+    assert [line.rpartition(" this run")[0] for line in lines] == ([] if skip else told)
+    assert (lr / "jpeg.png").read_bytes().startswith(b"by another" if skip else b"\x89PNG")
+    assert ("1 of 4" if skip else "4 of 4") in printed.out
+    assert ("3 skipped" in printed.out) is skip
+
+
 def test_vqir_by_16(picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     config: dict[str, Any] = {"ch": 32, "ch_mult": [1] * 5, "num_res_blocks": 1}
