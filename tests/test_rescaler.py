@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,28 @@ def test_large_pictures_are_computed_in_tiles(
     assert sides("auto") == [50, 50]
     assert sides(None) == []
     assert sides(64) == [64] * 4
+
+
+@pytest.mark.parametrize(
+    ("tile", "advice"),
+    [
+        (None, ": tiles need less of it (--tile 64; in Python, tile=64)"),
+        (200, ": smaller tiles need less of it (--tile 64; in Python, tile=64)"),
+        (100, ""),  # smaller ones would hardly help
+    ],
+)
+def test_out_of_memory_advises_smaller_tiles(
+    weights: Path, tile: int | None, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def want_too_much(*_: Any) -> None:
+        torch.empty(1 << 60)
+
+    rescaler = Rescaler(weights, device="cpu", tile=tile)
+    for name in ("downscale", "downscale_tiles"):
+        monkeypatch.setattr(rescaler.method, name, want_too_much)
+    message = f"not enough memory on cpu for an image of 160x30{advice}"
+    with pytest.raises(MemoryError, match=f"^{re.escape(message)}$"):
+        rescaler.downscale(picture(30, 160), 2)
 
 
 def test_compare_agrees_with_plain_formulas(rescaler: Rescaler, pictures: Path) -> None:
