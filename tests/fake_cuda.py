@@ -1,0 +1,356 @@
+"""Runs code as if on a CUDA device, where there is none: shapes, dtypes and devices, no values.
+
+Inside ``fake_cuda()`` tensors are FakeTensors of PyTorch: they have a shape, a dtype and a device,
+but no contents; a CPU build of PyTorch is enough. Dispatch, autograd and autocast run as they
+would. So a test sees devices, dtypes, memory formats, and what would make the host wait for the
+GPU. It sees no numbers, and no kernel runs.
+
+How to use it::
+
+    def test_step() -> None:
+        with fake_cuda() as gpu:
+            net = AIDN(num_feat=8, num_block=2).to(gpu.device)   # real or fake, built in or before
+            optimizer = torch.optim.Adam(net.parameters())
+            hr = torch.rand(2, 3, 32, 32, device=gpu.device)
+            with gpu.no_sync():                                   # raises HostSync
+                with torch.autocast("cuda", torch.bfloat16):      # enabled, though there is no GPU
+                    _, restored = net(hr, 2.5)
+                (restored - hr).abs().mean().backward()
+                optimizer.step()
+
+``gpu.no_sync()`` raises `HostSync` at the line that would wait: ``.item()``, ``.cpu()``,
+``nonzero``, ``bool(x)``, indexing by a mask, ``bincount``, ``torch.linalg.inv`` (which checks its
+result), ``x.new_tensor([..])``, ``torch.tensor(.., device="cuda")``, other copies between host and
+device. Where the test itself has to copy, ``with gpu.allowed():`` lets it; where the code under
+test may make so many copies to the device, such as that of the batch,
+``gpu.no_sync(copies_to_device=1)``. ``gpu.syncs()`` collects the same instead of raising; an entry
+has the operator and the calling line.
+
+A tensor on the wrong device raises RuntimeError at the operator, anywhere inside ``fake_cuda()``.
+A device ``"cuda"`` without an index is taken as ``cuda:0``. What reads values (``.item()``, ``if
+x``) fails outside of ``gpu.no_sync()`` too, since there are none. Build networks inside of the
+context or before, move them with ``.to(gpu.device)``, and keep nothing of it for later. Gradients
+come from a backward pass in Python, which calls no hooks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import get_gradient_edge
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+aten = torch.ops.aten
+
+# Operators whose CUDA kernels bring a result to the host, to know a size or to check a value.
+_WAITING = {
+    aten._local_scalar_dense,  # .item(), bool(), float(), tolist()
+    aten._linalg_check_errors,
+    aten.bincount,
+    aten.equal,
+    aten.histc,
+    aten.is_nonzero,
+    aten.masked_select,
+    aten.nonzero,
+    aten.repeat_interleave,
+    aten.unique_consecutive,
+    aten.unique_dim,
+    aten._unique,
+    aten._unique2,
+}
+_COPYING = {aten._to_copy, aten.copy_, aten._copy_from}
+
+
+class HostSync(AssertionError):
+    """The host would wait for the GPU here."""
+
+
+class Sync(NamedTuple):
+    """Something that would make the host wait."""
+
+    operator: str
+    """Such as ``aten.nonzero.default``, or ``copy cpu -> cuda:0``."""
+    where: str
+    """The call in the code under test: file, line and its text."""
+
+
+class FakeGPU:
+    """What ``fake_cuda()`` gives."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self) -> None:
+        self._is_allowed = False
+
+    @contextmanager
+    def no_sync(self, copies_to_device: int = 0) -> Iterator[None]:
+        """Raises `HostSync` where the host would wait, after so many copies to the device."""
+        left = copies_to_device
+
+        def found(sync: Sync) -> None:
+            nonlocal left
+            if sync.operator.startswith("copy cpu") and left:
+                left -= 1
+                return
+            raise HostSync(f"{sync.operator}, in {sync.where}")
+
+        with _Watch(self, found):
+            yield
+
+    @contextmanager
+    def syncs(self) -> Iterator[list[Sync]]:
+        """Collects what would make the host wait; operators that need a value fail all the same."""
+        found: list[Sync] = []
+        with _Watch(self, found.append):
+            yield found
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Lets copies and waiting through, inside `no_sync` or `syncs`."""
+        before, self._is_allowed = self._is_allowed, True
+        try:
+            yield
+        finally:
+            self._is_allowed = before
+
+
+@contextmanager
+def fake_cuda() -> Iterator[FakeGPU]:
+    """A CUDA device without values; see the module."""
+    # Real tensors that a module made when it was imported become fake ones where they are used.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with ExitStack() as stack:
+        for target, replacement in (
+            # autocast turns itself off where there is no GPU
+            ("torch.cuda.amp.common.amp_definitely_not_available", _false),
+            ("torch.cuda.is_bf16_supported", _true),
+            ("torch.autograd.backward", backward),
+            ("torch.autograd.grad", grad),
+        ):
+            stack.enter_context(patch(target, replacement))
+        stack.enter_context(patch.object(nn.Module, "_apply", _apply))
+        stack.enter_context(_device_guard())
+        stack.enter_context(mode)
+        stack.enter_context(_PythonInterface())
+        yield FakeGPU()
+
+
+class _Watch(TorchDispatchMode):
+    """Reports the operators that make the host wait."""
+
+    def __init__(self, gpu: FakeGPU, found: Callable[[Sync], None]) -> None:
+        super().__init__()
+        self.gpu, self.found = gpu, found
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = None if self.gpu._is_allowed else _waits(func, args, kwargs)
+        if name is not None:
+            self.found(Sync(name, _caller()))
+        return func(*args, **kwargs)
+
+
+def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
+    """What is to be reported of the call of an operator, if anything."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if func.overloadpacket in _COPYING:
+        if func.overloadpacket is aten._to_copy:
+            target, source = torch.device(kwargs.get("device") or args[0].device), args[0].device
+        else:
+            target, source = args[0].device, args[1].device
+        pinned = kwargs.get("non_blocking", False)
+        if func.overloadpacket is aten.copy_ and len(args) > 2:
+            pinned = args[2]
+        crosses = {target.type, source.type} == {"cuda", "cpu"}
+        # Only the way to the device goes on by itself: a result on the host has to be awaited.
+        if crosses and not (pinned and target.type == "cuda"):
+            return f"copy {source.type} -> {target.type}"
+        return None
+    if not any(tensor.is_cuda for tensor in tensors):
+        return None
+    masks = func.overloadpacket in {aten.index, aten.index_put, aten.index_put_} and any(
+        isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+    )
+    # index_put_ with one value fills by the mask, without knowing how much that is
+    if masks and func.overloadpacket is not aten.index and args[2].numel() == 1:
+        masks = False
+    return str(func) if masks or func.overloadpacket in _WAITING else None
+
+
+def _caller() -> str:
+    """The innermost call outside of PyTorch and of this file."""
+    for frame in reversed(traceback.extract_stack()):
+        if "/torch/" not in frame.filename and frame.filename != __file__:
+            return f"{frame.filename}:{frame.lineno}: {frame.line}"
+    return "?"
+
+
+@contextmanager
+def _device_guard() -> Iterator[None]:
+    """Registers a device guard for CUDA, which autograd asks for the current stream.
+
+    A CPU build has none. That of the CPU does nothing, which suits tensors without values.
+    """
+    if torch.backends.cuda.is_built():
+        yield
+        return
+    folder = Path(torch.__file__).parent / "lib"
+    library = ctypes.CDLL(str(next(folder.glob("libc10.*"))))
+    # std::atomic<const DeviceGuardImplInterface*> [by device type]; 0 is the CPU, 1 is CUDA
+    registry = (ctypes.c_void_p * 2).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+    before, registry[1] = registry[1], registry[0]
+    try:
+        yield
+    finally:
+        registry[1] = before
+
+
+class _PythonInterface(TorchFunctionMode):
+    """What has to differ for FakeTensors in Python's half of PyTorch.
+
+    CUDA devices get their index, which a CPU build of PyTorch cannot look up; and ``deepcopy`` does
+    not copy the FakeTensorMode along with a tensor, which frees what both copies point to twice.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.cuda:
+            return args[0].to(FakeGPU.device)
+        if func is Tensor.__deepcopy__:
+            tensor, memo = args
+            with torch.no_grad():
+                copy = tensor.clone()
+            if isinstance(tensor, nn.Parameter):
+                copy = nn.Parameter(copy, tensor.requires_grad)
+            return memo.setdefault(id(tensor), copy)
+        args, kwargs = tree_map(_indexed, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _indexed(value: Any) -> Any:
+    if isinstance(value, torch.device) and value.type == "cuda" and value.index is None:
+        return FakeGPU.device
+    return FakeGPU.device if isinstance(value, str) and value == "cuda" else value
+
+
+def backward(
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    grad_variables: Any = None,
+    inputs: Sequence[Tensor] | None = None,
+) -> None:
+    assert inputs is None and grad_variables is None, "not needed so far"
+    _propagate(_listed(tensors), _listed(grad_tensors), create_graph, {})
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    **_: Any,
+) -> tuple[Tensor | None, ...]:
+    edges = [tuple(get_gradient_edge(tensor)[:2]) for tensor in _listed(inputs)]
+    wanted: dict[Any, Tensor | None] = dict.fromkeys(edges)
+    _propagate(_listed(outputs), _listed(grad_outputs), create_graph, wanted)
+    return tuple(wanted[edge] for edge in edges)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _propagate(
+    outputs: list[Tensor], grads: list[Any], create_graph: bool, wanted: dict[Any, Tensor | None]
+) -> None:
+    """Runs the graph backwards, as PyTorch's engine does, which needs a GPU for CUDA tensors.
+
+    Args:
+        outputs: where to begin.
+        grads: their gradients; None stands for ones.
+        create_graph: record what is computed.
+        wanted: filled with the gradients of these edges (node, number); if there are any, the
+            gradients of parameters stay as they are. Hooks are not called.
+    """
+    incoming: dict[Any, dict[int, Tensor]] = {}
+
+    def add(node: Any, number: int, grad: Tensor) -> None:
+        # a broadcast is undone by the engine, not by the nodes
+        meta = node._input_metadata[number]
+        assert grad.device == meta.device, f"{node.name()}: gradient on {grad.device}"
+        grad = grad.sum_to_size(meta.shape).to(meta.dtype)
+        gradients = incoming.setdefault(node, {})
+        gradients[number] = gradients[number] + grad if number in gradients else grad
+
+    with torch.set_grad_enabled(create_graph):
+        roots = [get_gradient_edge(output)[:2] for output in outputs]
+        grads += [None] * (len(outputs) - len(grads))
+        for (node, number), output, grad in zip(roots, outputs, grads, strict=True):
+            add(node, number, torch.ones_like(output) if grad is None else grad)
+        for node in _topological(node for node, _ in roots):
+            given = incoming.pop(node, {})
+            wanted.update({(node, n): g for n, g in given.items() if (node, n) in wanted})
+            is_parameter = hasattr(node, "variable")
+            if not given or (is_parameter and wanted):
+                continue
+            run = node.apply if isinstance(node, BackwardCFunction) else node
+            results = _listed(run(*map(given.get, range(len(node._input_metadata)))))
+            for (following, number), result in zip(node.next_functions, results, strict=False):
+                if following is not None and result is not None:
+                    add(following, number, result)
+
+
+def _topological(roots: Iterable[Any]) -> list[Any]:
+    """All nodes that follow from ``roots``, each before those that it hands gradients to."""
+    order: list[Any] = []
+    seen = set()
+    pending = [(root, False) for root in roots]
+    while pending:
+        node, is_done = pending.pop()
+        if is_done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            pending.append((node, True))
+            pending += [(following, False) for following, _ in node.next_functions if following]
+    return order[::-1]
+
+
+def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """``Module._apply`` with new parameters; the original cannot change fake ones in place."""
+    for child in module.children() if recurse else ():
+        child._apply(fn)
+    with torch.no_grad():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(fn(parameter), parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = fn(buffer)
+    return module
+
+
+def _true(*_: Any, **__: Any) -> bool:
+    return True
+
+
+def _false(*_: Any, **__: Any) -> bool:
+    return False

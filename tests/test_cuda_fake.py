@@ -1,0 +1,173 @@
+"""What a GPU would see of the networks: devices, dtypes and waiting, without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from fake_cuda import HostSync, backward, fake_cuda, grad
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rescale_arch import AIDN, VQGAN, VQIR
+from rescale_arch.memory_format import channels_last
+
+VQ: dict[str, Any] = {
+    "ch": 32,
+    "ch_mult": (1, 1, 1, 1, 1),
+    "num_res_blocks": 1,
+    "z_channels": 16,
+    "embed_dim": 32,
+    "n_embed": 64,
+}
+SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "aidn": lambda: AIDN(**SMALL),
+    "aidn-x2": lambda: AIDN(**SMALL, fixed_scale=2),
+    "aidn-x3": lambda: AIDN(**SMALL, fixed_scale=3),
+    "vqgan": lambda: VQGAN(**VQ),
+    "vqir-16-2": lambda: VQIR(16, 2, **VQ),
+    "vqir-32-2": lambda: VQIR(32, 2, **VQ),
+}
+SIDE = 70  # no multiple of a factor
+
+
+def scale_of(net: nn.Module) -> tuple[Any, ...]:
+    """What the network takes beside the image."""
+    return ((2.5, 1.7),) if isinstance(net, AIDN) and net.fixed_scale is None else ()
+
+
+@pytest.fixture(params=[False, True], ids=["fp32", "bf16"])
+def bf16(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_training_step_stays_on_the_gpu_and_never_waits(name: str, bf16: bool) -> None:
+    with fake_cuda() as gpu:
+        net = channels_last(NETWORKS[name]().to(gpu.device)).train()
+        trained = [p for p in net.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trained)
+        hr = torch.rand(2, 3, SIDE, SIDE, device=gpu.device)
+        for step in range(2):  # the first one makes what later ones keep
+            with gpu.no_sync(), gpu.allowed() if step == 0 else nullcontext():
+                optimizer.zero_grad()
+                with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+                    outputs = net(hr, *scale_of(net))
+                terms = [x.float().square().mean() for x in outputs if x.is_floating_point()]
+                sum(terms, torch.zeros((), device=gpu.device)).backward()
+                optimizer.step()
+        grads = [p.grad for p in trained]
+        assert all(g is not None and g.is_cuda and g.dtype == torch.float32 for g in grads)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rescaling_stays_on_the_gpu_and_never_waits(name: str, bf16: bool) -> None:
+    with fake_cuda() as gpu:
+        net = channels_last(NETWORKS[name]().to(gpu.device)).eval()
+        hr = torch.rand(1, 3, SIDE, SIDE, device=gpu.device)
+        half = torch.autocast("cuda", torch.bfloat16, enabled=bf16)
+        with torch.no_grad(), half:
+            assert all(image.is_cuda for image in net(hr, *scale_of(net)))  # makes what is kept
+        with torch.no_grad(), half, gpu.no_sync():
+            net(hr, *scale_of(net))
+            if isinstance(net, (AIDN, VQIR)):
+                lr = net.downscale(hr, *scale_of(net))
+                restored = net.upscale(lr, *scale_of(net), size=(SIDE, SIDE))
+                assert lr.dtype == restored.dtype == torch.float32
+                assert restored.shape == hr.shape
+
+
+WAITING: dict[str, Callable[[Tensor], Any]] = {
+    "item": lambda x: x.sum().item(),
+    "bool": lambda x: bool((x > 0).all()),
+    "tolist": lambda x: x.tolist(),
+    "cpu": lambda x: x.cpu(),
+    "to the host, not blocking": lambda x: x.to("cpu", non_blocking=True),
+    "to the device": lambda x: torch.zeros(4).to(x.device),
+    "nonzero": lambda x: x.nonzero(),
+    "mask": lambda x: x[x > 0],
+    "fill by a mask from a tensor": lambda x: x.index_put_((x > 0,), torch.ones_like(x).flatten()),
+    "unique": lambda x: x.unique(),
+    "bincount": lambda x: torch.bincount(x.long()),
+    "equal": lambda x: torch.equal(x, x),
+    "new_tensor": lambda x: x.new_tensor([1.0, 2.0]),
+    "tensor": lambda x: torch.tensor([1.0], device=x.device),
+    "list as index": lambda x: x[[0, 1]],
+    "inv": lambda x: torch.linalg.inv(torch.eye(4, device=x.device)),
+    "in backward": lambda x: _Reads.apply(x.requires_grad_()).sum().backward(),
+}
+GOES_ON: dict[str, Callable[[Tensor], Any]] = {
+    "new_full": lambda x: x.new_full((2,), 1.0),
+    "arange": lambda x: torch.arange(4, device="cuda"),
+    "not blocking": lambda x: torch.zeros(4).to("cuda", non_blocking=True),
+    "inv_ex": lambda x: torch.linalg.inv_ex(torch.eye(4, device=x.device)),
+    "where": lambda x: torch.where(x > 0, x, 0.0),
+    "fill by a mask": lambda x: x.masked_fill_(x > 0, 1.0),
+    "conv": lambda x: F.conv1d(x.view(1, 1, 4), x.view(1, 1, 4)),
+    "on the host": lambda x: torch.zeros(4) + 1,
+}
+
+
+class _Reads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * grads[0].sum().item()
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_waiting_is_found(name: str) -> None:
+    with fake_cuda() as gpu:
+        x = torch.rand(4, device="cuda")
+        with pytest.raises(HostSync, match=r"test_cuda_fake\.py"), gpu.no_sync():
+            WAITING[name](x)
+
+
+@pytest.mark.parametrize("name", GOES_ON)
+def test_what_goes_on_is_let_through(name: str) -> None:
+    with fake_cuda() as gpu:
+        x = torch.rand(4, device="cuda")
+        with gpu.no_sync():
+            GOES_ON[name](x)
+
+
+def test_copies_are_counted_allowed_and_collected() -> None:
+    with fake_cuda() as gpu:
+        x = torch.rand(4)
+        with gpu.no_sync(copies_to_device=1):
+            x.to("cuda")
+            with gpu.allowed():
+                x.to("cuda")
+            with pytest.raises(HostSync, match="copy cpu -> cuda"):
+                x.to("cuda")
+        with gpu.syncs() as found:
+            x.to("cuda").cpu()
+        assert [sync.operator for sync in found] == ["copy cpu -> cuda", "copy cuda -> cpu"]
+
+
+def test_a_tensor_on_the_wrong_device_is_found() -> None:
+    with fake_cuda() as gpu, pytest.raises(RuntimeError, match="same device"):
+        torch.rand(4, device=gpu.device) + torch.rand(4)
+
+
+def test_gradients_are_propagated_as_by_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = VQIR(32, 2, **VQ)
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    hr = torch.rand(1, 3, 32, 32)
+
+    def loss() -> Tensor:
+        return sum((x.square().mean() for x in net(hr)), torch.zeros(()))
+
+    expected = torch.autograd.grad(loss(), parameters)
+    monkeypatch.setattr("torch.autograd.backward", backward)
+    monkeypatch.setattr("torch.autograd.grad", grad)
+    torch.testing.assert_close(torch.autograd.grad(loss(), parameters), expected)
+    loss().backward()
+    torch.testing.assert_close(tuple(p.grad for p in parameters), expected)
