@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike, fspath
+
+TEMPORARY_PREFIX = ".tmp-"
+"""How the names of temporary files begin; a process that is killed leaves such a file behind."""
+
+# Longer ones name no format, and a temporary name must not be longer than a file system allows.
+_LONGEST_SUFFIX = 32
 
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[str]:
     """Gives the name of a temporary file beside ``path``, which it becomes if the block succeeds.
 
+    The permissions are those of any new file: read and write for all, less the umask.
+
     Raises:
         OSError: the folder is missing or not writable.
         Exception: whatever the block raises; the temporary file is then removed.
     """
     name = fspath(path)
-    folder, base = os.path.split(name)
-    # the suffix is kept, since image libraries go by it
-    stem, suffix = os.path.splitext(base)
-    handle, temporary = tempfile.mkstemp(suffix, f".{stem}.", folder or ".")
-    os.close(handle)
+    temporary = _create_beside(name)
     try:
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is for secrets
         yield temporary
         os.replace(temporary, name)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def _create_beside(name: str) -> str:
+    """Creates an empty hidden file with a short random name in the folder of ``name``."""
+    folder, base = os.path.split(name)
+    # The suffix is kept, since image libraries go by it.
+    suffix = os.path.splitext(base)[1]
+    if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
+        suffix = ""
+    while True:
+        temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}")
+        # The system applies the umask. To read it, one has to change it, and that is not
+        # thread-safe.
+        with suppress(FileExistsError):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return temporary

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from rescale_data.atomic import TEMPORARY_PREFIX
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_data.weight_file import read_weights
 
@@ -160,7 +161,7 @@ def newest_state(opt: dict[str, Any]) -> tuple[str | None, list[str]]:
 
 def _newest_state(opt: dict[str, Any]) -> tuple[str | None, list[str]]:
     states, models = Path(opt["path"]["training_states"]), Path(opt["path"]["models"])
-    for unfinished in (*states.glob(".*.state"), *models.glob(".net_*.pth")):
+    for unfinished in (*states.glob(".*.state"), *models.glob(f"{TEMPORARY_PREFIX}*.pth")):
         unfinished.unlink()  # of a run that was killed while it saved
     ignored = opt["path"].get("ignore_resume_networks") or ()
     labels = [

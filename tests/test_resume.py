@@ -27,6 +27,7 @@ from torch import Tensor
 from training import changed, logged, train, train_options, write_options
 
 from rescale_arch import VQGAN, VQIR
+from rescale_data.atomic import TEMPORARY_PREFIX
 from rescale_data.hr_dataset import HRImageDataset, Sample
 from rescale_model.finite_check import FiniteCheck
 from rescale_model.resume import Progress, ResumableSampler, random_states, set_random_states
@@ -270,7 +271,7 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(
         culprit.unlink()
     else:
         culprit.write_bytes(culprit.read_bytes()[:-1000])
-    unfinished = experiment / "models" / ".net_g_11.x.pth"
+    unfinished = experiment / "models" / f"{TEMPORARY_PREFIX}0123.pth"
     unfinished.touch()
     train(tmp_path, options, "--auto_resume")
     assert list(logged(experiment)) == list(range(6, 13))
