@@ -40,7 +40,7 @@ class Placed:
     """Where a part of the output samples the features a second time.
 
     Attributes:
-        window: features (B, n, w, C).
+        window: features (B, n, w, C), in single precision at least.
         origin: (row, column) of their first pixel in the whole feature map.
         rows: positions in ``window``, (B, n', w').
         columns: likewise.
@@ -69,7 +69,8 @@ class ResamplingRows:
     Args:
         crm: its weights.
         ratio: output over input side, (vertical, horizontal).
-        dtype: what its convolutions compute in. Features are sampled in their own.
+        dtype: what its convolutions compute in. Positions, and sampling by them, are in single
+            precision at least, as in the module.
     """
 
     def __init__(self, crm: ConditionalResampling, ratio: Pair, dtype: torch.dtype) -> None:
@@ -107,6 +108,8 @@ class ResamplingRows:
             rows: output rows [first, end).
             columns: output columns [first, end).
         """
+        # never in half precision: its 8 to 11 bits do not tell the pixels of a side apart
+        window = window.to(torch.promote_types(window.dtype, torch.float32))
         row, row_phase = _positions(rows, self.ratio[0], origin[0], window)
         column, column_phase = _positions(columns, self.ratio[1], origin[1], window)
         at_row = Position(*(part[None, :, None] for part in row))

@@ -191,6 +191,31 @@ def test_a_far_corner_is_as_exact_as_a_near_one() -> None:
     torch.testing.assert_close(lr[..., 400:440], lr[..., 2800:2840], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(8, 5000), (5000, 8)], ids=["wide", "tall"])
+def test_half_precision_networks_place_samples_exactly(
+    size: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 tells whole pixels apart up to 256, float16 up to 2,048."""
+    monkeypatch.undo()  # strips of the usual height: fewer are faster
+    net = network(10.0)
+    scale = 2.3
+    generator = torch.Generator().manual_seed(0)
+    hr = torch.rand(1, 3, *size, generator=generator)
+    lr = torch.rand(1, 3, *lr_size(size, scale), generator=generator)
+    exact = layer_by_layer(net, hr, lr, scale)
+    net = net.to(dtype)
+    hr, lr = hr.to(dtype), lr.to(dtype)
+    rounded = layer_by_layer(net, hr, lr, scale)
+    with torch.no_grad():
+        whole = net.downscale(hr, scale), net.upscale(lr, scale, size=size)
+    for ours in (whole, tiled(net, hr, lr, scale, 3000)):
+        for mine, theirs, expected in zip(ours, rounded, exact, strict=True):
+            assert mine.dtype == dtype
+            error = (mine - expected).abs().mean()
+            assert error < 1.2 * (theirs - expected).abs().mean()
+
+
 @torch.no_grad()
 def test_weights_that_are_no_numbers_show() -> None:
     net = network()
