@@ -8,7 +8,6 @@ sides that are no multiple of the factor.
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from rescale_arch.aidn_tiling import render
 from rescale_arch.conditional_resampling import ConditionalResampling
+from rescale_arch.differentiable_jpeg import DifferentiableJPEG
 from rescale_arch.rounding import QUANTIZATIONS, Quantization, quantize
 from rescale_arch.row_stream import inverse_ratio
 from rescale_arch.scale_adaption import ScaleAdaption
@@ -100,6 +100,7 @@ class AIDN(nn.Module):
         self.fixed_scale = fixed_scale
         self.quantization = quantization
         self.jpeg_quality = jpeg_quality
+        self._jpeg = None if jpeg_quality is None else DifferentiableJPEG(jpeg_quality)
 
         def subnet(shrinks: bool) -> RescalingTrunk:
             if fixed_scale is None:
@@ -188,8 +189,8 @@ class AIDN(nn.Module):
         """
         lr = self.downscale(hr, scale)
         stored = lr if self.quantization is None else quantize(lr, self.quantization)
-        if self.jpeg_quality is not None:
-            stored = _jpeg(stored, self.jpeg_quality)
+        if self._jpeg is not None:
+            stored = self._jpeg(stored)
         return lr, self.upscale(stored, scale, size=(hr.shape[-2], hr.shape[-1]))
 
     @staticmethod
@@ -349,26 +350,3 @@ def _check_image(x: Tensor, name: str, min_side: int) -> None:
             f"{name} is {x.shape[-2]} x {x.shape[-1]} pixels (height x width): AIDN needs at least "
             f"{min_side} x {min_side}"
         )
-
-
-_JPEG_PER_DEVICE: dict[torch.device, nn.Module] = {}
-
-
-def _jpeg(x: Tensor, quality: int) -> Tensor:
-    """A differentiable JPEG round trip (4:2:0) of ``x`` (B, 3, H, W) in [0, 1]; BasicSR's."""
-    jpeg = _JPEG_PER_DEVICE.get(x.device)
-    if jpeg is None:
-        import rescale_compat  # noqa: F401  BasicSR imports on today's torchvision with it
-
-        from basicsr.utils.diffjpeg import DiffJPEG
-
-        # A copy, since its tables are module-level parameters, which would move to the device for
-        # everyone; and outside of the network, whose state dict has no place for them.
-        jpeg = deepcopy(DiffJPEG(differentiable=True)).requires_grad_(False).to(x.device)
-        _JPEG_PER_DEVICE[x.device] = jpeg
-    # Full blocks by repeating the border, as encoders do; DiffJPEG itself would fill up with black.
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
-    with torch.autocast(x.device.type, enabled=False):
-        decoded: Tensor = jpeg(padded.float(), quality=quality)
-    return decoded[..., :height, :width]
