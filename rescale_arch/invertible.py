@@ -91,8 +91,7 @@ def _log_scale(x: Tensor) -> Tensor:
 class Mix(Operation):
     """Invertible 1x1 convolution (Glow, NeurIPS 2018); starts as a random orthogonal matrix.
 
-    The inverse is reckoned in float64. While ``weight`` is frozen (``requires_grad`` off) it is
-    kept until the weight changes or moves; otherwise every call reckons it anew.
+    The inverse is computed in float64 in every call: it is small, and a kept one could be stale.
 
     Args:
         channels: C.
@@ -101,33 +100,21 @@ class Mix(Operation):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
-        self._kept: tuple[Tensor, int, Tensor] | None = None  # (of which weight, version, inverse)
 
     def forward(self, x: Tensor) -> Tensor:
         """Every pixel times ``weight``."""
         return F.conv2d(x, self.weight[:, :, None, None])
 
     def reverse(self, y: Tensor) -> Tensor:
-        """Every pixel times the inverse of ``weight``."""
-        return F.conv2d(y, self._inverse()[:, :, None, None])
+        """Every pixel times the inverse of ``weight``.
 
-    def _inverse(self) -> Tensor:
+        Raises:
+            torch.linalg.LinAlgError: ``weight`` is singular, on a CPU. On a GPU, where checking
+                would wait for the device, the result is then not finite.
+        """
         weight = self.weight
-        if weight.requires_grad or weight.is_inference():  # the latter track no version
-            return _inverted(weight)
-        if self._kept is not None:
-            source, version, inverse = self._kept
-            # Held here, the source's memory cannot have been handed out to another weight.
-            if source.data_ptr() == weight.data_ptr() and version == weight._version:
-                return inverse
-        with torch.inference_mode(False), torch.no_grad():  # usable in a later training, too
-            self._kept = (weight.detach(), weight._version, _inverted(weight))
-        return self._kept[2]
-
-
-def _inverted(matrix: Tensor) -> Tensor:
-    inverse: Tensor = torch.linalg.inv(matrix.double())
-    return inverse.to(matrix.dtype)
+        inverse = torch.linalg.inv_ex(weight.double(), check_errors=not weight.is_cuda).inverse
+        return F.conv2d(y, inverse.to(weight.dtype)[:, :, None, None])
 
 
 class Projection(Operation):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -132,66 +132,61 @@ def test_directions_of_attend_have_their_own_weights() -> None:
     assert all(p.grad is not None for p in module.forw_att.parameters())
 
 
-@pytest.fixture
-def inversions(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
-    """The type of each matrix that is inverted."""
-    seen: list[torch.dtype] = []
-    invert = torch.linalg.inv
-
-    def counted(matrix: Tensor) -> Tensor:
-        seen.append(matrix.dtype)
-        return invert(matrix)
-
-    monkeypatch.setattr(torch.linalg, "inv", counted)
-    return seen
+def scale_weight(module: Mix) -> None:
+    with torch.no_grad():
+        module.weight.mul_(2)
 
 
-def test_the_inverse_is_kept_while_frozen(inversions: list[torch.dtype]) -> None:
+def average_weight(module: Mix) -> None:
+    """As BasicSR's ``model_ema`` does, which PyTorch's version counters do not see."""
+    module.weight.data.mul_(0.9).add_(mix().weight.data, alpha=0.1)
+
+
+def replace_weight(module: Mix) -> None:
+    module.weight.data = mix().weight.data
+
+
+def load_weight(module: Mix) -> None:
+    module.load_state_dict(mix().state_dict())
+
+
+def assign_weight(module: Mix) -> None:
+    module.load_state_dict(mix().state_dict(), assign=True)
+
+
+def train_weight(module: Mix) -> None:
+    module.requires_grad_(True)
+    module.reverse(torch.randn(1, 12, 3, 3)).square().sum().backward()
+    assert module.weight.grad is not None
+    scale_weight(module)
+
+
+@pytest.mark.parametrize("inference", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "change",
+    [scale_weight, average_weight, replace_weight, load_weight, assign_weight, train_weight],
+)
+def test_the_inverse_follows_the_weight(
+    change: Callable[[Mix], None], inference: Callable[[], Any]
+) -> None:
     module = mix().requires_grad_(False)
     y = torch.randn(1, 12, 3, 3)
-
-    def assert_inverse(of: Mix, inverted: int) -> None:
-        for _ in range(2):
-            torch.testing.assert_close(of(of.reverse(y.to(of.weight.dtype))).float(), y)
-        assert len(inversions) == inverted
-
-    with torch.inference_mode():
-        assert_inverse(module, 1)
-    assert_inverse(module, 1)
-    module.load_state_dict(mix().state_dict())
-    assert_inverse(module, 2)
-    module.weight.mul_(2)
-    assert_inverse(module, 3)
-    module.load_state_dict(mix().state_dict(), assign=True)
-    module.requires_grad_(False)
-    assert_inverse(module, 4)
-    module.double()
-    assert_inverse(module, 5)
-    twin = deepcopy(module)
-    twin.weight.mul_(3)
-    assert_inverse(twin, 6)
-    assert_inverse(module, 6)
-    assert set(inversions) == {torch.float64}
-    # the inverse that inference made serves a training too
+    with inference():
+        torch.testing.assert_close(module(module.reverse(y)), y, rtol=0, atol=1e-5)
+    change(module)
+    with inference():
+        torch.testing.assert_close(module(module.reverse(y)), y, rtol=0, atol=1e-5)
     y.requires_grad_()
-    module.float()
-    with torch.inference_mode():
-        module.reverse(y)
     module.reverse(y).sum().backward()
     assert y.grad is not None
 
 
-def test_the_inverse_is_trained_otherwise(inversions: list[torch.dtype]) -> None:
+def test_a_weight_without_inverse_is_an_error() -> None:
     module = mix()
-    y = torch.randn(1, 12, 3, 3)
-    for step in range(2):
-        module.weight.grad = None
-        module.reverse(y).square().sum().backward()
-        assert module.weight.grad is not None
-        assert len(inversions) == step + 1
-        with torch.no_grad():
-            module.weight -= 1e-3 * module.weight.grad
-    torch.testing.assert_close(module(module.reverse(y)), y, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        module.weight[3] = 0
+    with pytest.raises(torch.linalg.LinAlgError, match="singular"):
+        module.reverse(torch.randn(1, 12, 3, 3))
 
 
 # strip attention
