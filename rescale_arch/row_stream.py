@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_weights
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ def _folded(layers: nn.Sequential) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Weight and bias of every convolution, with the batch norm behind it folded in."""
     for conv, norm in zip(layers, list(layers)[1:], strict=False):
         if isinstance(conv, nn.Conv2d):
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, _BatchNorm)  # SyncBatchNorm is one, too
             assert norm.running_mean is not None
             assert norm.running_var is not None
             yield fuse_conv_bn_weights(

@@ -171,6 +171,13 @@ def test_a_batch_runs_in_strips() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
+def test_synchronised_batch_norm_runs_in_tiles() -> None:
+    """As `sync_bn` makes it."""
+    net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network(10.0))
+    assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in net.modules())
+    check(net, (41, 37), 2.3, 24)
+
+
 @torch.no_grad()
 def test_regions_do_not_grow_with_the_picture() -> None:
     net = network()
