@@ -129,11 +129,12 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Samples ``x`` (B, C, h, w) at positions in pixels that broadcast to (B or none, h', w')."""
     height, width = x.shape[-2:]
     rows, columns = torch.broadcast_tensors(
-        2 * rows / (height - 1) - 1, 2 * columns / (width - 1) - 1
+        (2 * rows + 1) / height - 1, (2 * columns + 1) / width - 1
     )
     grid = torch.stack((columns, rows), dim=-1)
     if grid.dim() == 3:
         grid = grid.expand(x.shape[0], -1, -1, -1)
     # never in half precision: its 8 to 11 bits do not tell the pixels of a side apart
-    sampled = F.grid_sample(x.to(grid.dtype), grid, padding_mode="zeros", align_corners=True)
+    # align_corners=True would take cuDNN's kernel, which is not compiled with dynamic shapes
+    sampled = F.grid_sample(x.to(grid.dtype), grid, padding_mode="zeros", align_corners=False)
     return sampled.to(x.dtype)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rescale_arch import AIDN, lr_size
 from rescale_arch.conditional_resampling import ConditionalResampling, init_experts
@@ -145,6 +146,42 @@ def test_conditional_resampling_is_the_papers(ratio: tuple[float, float]) -> Non
     torch.testing.assert_close(
         crm(x, ratio, size), crm_by_matrices(crm, x, ratio, size), rtol=0, atol=1e-5
     )
+
+
+@torch.inference_mode()
+def test_features_of_one_row_are_resampled() -> None:
+    torch.manual_seed(1)
+    crm = ConditionalResampling(16, 3)
+    x = torch.randn(1, 16, 1, 12)
+    size, ratio = (3, 18), (3.0, 1.5)
+    torch.testing.assert_close(
+        crm(x, ratio, size), crm_by_matrices(crm, x, ratio, size), rtol=0, atol=1e-5
+    )
+
+
+class Samplings(TorchDispatchMode):
+    """Records the operators that sample at a grid, and their last argument, align_corners."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[str, bool]] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if "grid_sampler" in name and "backward" not in name:
+            self.seen.add((name, args[4]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_sampling_compiles_for_any_size_on_a_gpu(device: str) -> None:
+    """On a GPU, align_corners=True dispatches to cuDNN, which does not take dynamic shapes."""
+    crm = ConditionalResampling(16, 3).to(device)
+    with Samplings() as samplings:
+        crm(torch.randn(1, 16, 9, 12, device=device), (0.4, 0.4), (4, 5))
+    assert samplings.seen == {("grid_sampler_2d", False)}
 
 
 def test_experts_are_initialised_one_by_one() -> None:
