@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -317,12 +317,15 @@ class RescalingModel(SRModel, ABC):
         get_root_logger().info(f"Left by a signal; --auto_resume goes on from {iteration}.")
         raise SystemExit(128 + number)
 
+    @torch.no_grad()
     def model_ema(self, decay: float = 0.999) -> None:
         """Moves the average network towards the trained one; batch statistics are copied."""
-        super().model_ema(decay)
-        net = self.get_bare_model(self.net_g)
-        for average, buffer in zip(self.net_g_ema.buffers(), net.buffers(), strict=True):
-            average.copy_(buffer)
+        net, average = self.get_bare_model(self.net_g), self.net_g_ema
+        move_average(average.parameters(), net.parameters(), decay)
+        buffers = list(zip(average.buffers(), net.buffers(), strict=True))
+        for dtype in {buffer.dtype for _, buffer in buffers}:  # with several it is one by one
+            own, trained = zip(*(pair for pair in buffers if pair[1].dtype == dtype), strict=True)
+            torch._foreach_copy_(own, trained)
 
     def autocast(self, section: str) -> torch.autocast:
         """The precision that ``opt[section]`` asks for.
@@ -651,6 +654,15 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(f"option type: torch.optim has no optimiser {name!r}")
     return cls
+
+
+@torch.no_grad()
+def move_average(means: Iterable[Tensor], values: Iterable[Tensor], decay: float) -> None:
+    """Exponential moving averages, in place: ``decay * mean + (1 - decay) * value``.
+
+    A few kernels for all tensors together: on a GPU, launching two for each takes longer.
+    """
+    torch._foreach_lerp_(list(means), list(values), 1 - decay)
 
 
 class _Interrupted(Exception):

@@ -26,7 +26,7 @@ from rescale_arch.vqir_arch import Levels, Recovered
 from rescale_arch.vqir_tiling import downscale_tiles, levels_tiles, upscale_tiles
 from rescale_data.image_file import LRInfo
 from rescale_model.evaluation import Judged
-from rescale_model.rescaling_model import RescalingModel
+from rescale_model.rescaling_model import RescalingModel, move_average
 from rescale_model.tiled import in_tiles
 
 COLOR_ORDERS = ("rgb", "bgr")
@@ -141,11 +141,7 @@ class VQIRModel(RescalingModel):
         """Moves the average of the trained part towards it."""
         net, average = self.get_bare_model(self.net_g), self.net_g_ema
         assert isinstance(average, VQIR)
-        with torch.no_grad():
-            for mean, value in zip(
-                average.trained_parameters(), net.trained_parameters(), strict=True
-            ):
-                mean.lerp_(value, 1 - decay)
+        move_average(average.trained_parameters(), net.trained_parameters(), decay)
 
     # files ------------------------------------------------------------------------------------
 

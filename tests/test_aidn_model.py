@@ -16,6 +16,7 @@ import pytest
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from training import NETWORK, changed, model_options, test_options, train_options
 
 import rescale_model.registration
@@ -190,6 +191,21 @@ def test_the_average_follows_and_batch_statistics_are_copied(make: Make) -> None
     assert {int(v) for name, v in averaged.items() if name.endswith("num_batches_tracked")} == {2}
     assert not same(model.net_g.state_dict(), model.net_g_ema.state_dict())
     assert not model.net_g_ema.training
+
+
+def test_the_average_takes_a_few_kernels_however_many_tensors_there_are(make: Make) -> None:
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, func: Any, _: Any, args: Any, kwargs: Any = None) -> Any:
+            self.calls += "detach" not in str(func)
+            return func(*args, **(kwargs or {}))
+
+    model = make(train__ema_decay=0.9)
+    assert len(list(model.net_g.parameters())) > 50
+    with Count() as count:
+        model.model_ema(0.9)
+    assert count.calls == 3  # parameters, batch statistics, their numbers of batches
 
 
 def test_any_optimiser_of_torch(make: Make) -> None:
