@@ -90,6 +90,9 @@ class EdgeLoss(nn.Module):
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
+        # a buffer, since a constant would be copied to a GPU in every step
+        self.blur: Tensor
+        self.register_buffer("blur", torch.tensor(_BLUR), persistent=False)
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """Images in [0, 1] of any size.
@@ -99,7 +102,7 @@ class EdgeLoss(nn.Module):
         """
         # Linear, so the difference of Laplacians is the Laplacian of the difference, and
         # [-1, 1] instead of [0, 1] doubles it.
-        return self.loss_weight * 2 * _laplacian(pred - target).abs().mean()
+        return self.loss_weight * 2 * _laplacian(pred - target, self.blur.to(pred)).abs().mean()
 
 
 class LPIPSLoss(nn.Module):
@@ -162,16 +165,16 @@ def _gram(x: Tensor) -> Tensor:
     return x.mT @ x / x.shape[-1]
 
 
-def _laplacian(x: Tensor) -> Tensor:
-    half = _blur(x)[..., ::2, ::2]
+def _laplacian(x: Tensor, kernel: Tensor) -> Tensor:
+    half = _blur(x, kernel)[..., ::2, ::2]
     spread = torch.zeros_like(x)
     spread[..., ::2, ::2] = half * 4
-    return x - _blur(spread)
+    return x - _blur(spread, kernel)
 
 
-def _blur(x: Tensor) -> Tensor:
+def _blur(x: Tensor, kernel: Tensor) -> Tensor:
     channels = x.shape[1]
-    row = x.new_tensor(_BLUR).expand(channels, 1, 1, -1)
+    row = kernel.expand(channels, 1, 1, -1)
     x = F.pad(x, (2, 2, 2, 2), mode="replicate")
     return F.conv2d(F.conv2d(x, row, groups=channels), row.mT, groups=channels)
 

@@ -138,7 +138,7 @@ class VQGANModel(RescalingModel):
         with self.autocast("train"):
             judgement = self.get_bare_model(self.net_d)(restored)
         loss: Tensor = self.cri_gan(judgement.float(), True)
-        self.gan_factor = loss.new_tensor(self.gan_weight)
+        self.gan_factor = loss.new_full((), self.gan_weight)
         if self.adaptive_weight:
             last_layer = self.get_bare_model(self.net_g).last_layer
             norms = [
@@ -224,7 +224,9 @@ class CodeUsage:
 
     def add(self, indices: Tensor) -> None:
         """Counts the codes of a batch."""
-        self._counts += torch.bincount(indices.flatten(), minlength=len(self._counts))
+        # not bincount, for which the host would wait: it looks for the largest index
+        indices = indices.flatten()
+        self._counts.scatter_add_(0, indices, torch.ones_like(indices))
         self.iterations += 1
 
     def clear(self) -> None:

@@ -1,0 +1,128 @@
+"""A step of every trainer on a GPU: as if there were one, and on a real one where there is."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import rescale_compat  # noqa: F401  first: it lets basicsr import
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from basicsr.models import build_model
+from fake_cuda import FakeGPU, fake_cuda
+from test_vqgan_model import vqgan_options
+from test_vqir_model import VQ
+from test_vqir_model import train_options as vqir_options
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from training import changed, model_options, train_options
+
+from rescale_arch import VQGAN, VQIR, bicubic
+from rescale_model.rescaling_model import RescalingModel
+
+TRAINERS = ("aidn", "aidn+", "vqgan", "stage 1", "stage 2")
+SIDE = 32
+
+
+def options_of(trainer: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """All that a step may do: average, skipping, a discriminator from the second step on."""
+    start = folder / "start.pth"
+    if trainer == "vqgan":
+        options = changed(
+            vqgan_options(folder, folder), {"train: gan_start": 2, "train: revive_codes": 100}
+        )
+    elif trainer == "stage 1":
+        torch.save(VQGAN(**VQ).state_dict(), start)
+        options = vqir_options(1, start, folder, folder)
+    elif trainer == "stage 2":
+        torch.save(VQIR(factor=16, stage=1, **VQ).state_dict(), start)
+        options = vqir_options(2, start, folder, folder)
+    else:
+        options = train_options(folder, folder)
+        options["network_g"]["jpeg_quality"] = 90 if trainer == "aidn+" else None
+    options = changed(
+        options,
+        {
+            "num_gpu": 1,
+            "train: ema_decay": 0.9,
+            "train: skip_non_finite": True,
+            **{name.replace("__", ": "): value for name, value in changes.items()},
+        },
+    )
+    return model_options(options, folder, is_train=True)
+
+
+def step(model: RescalingModel, iteration: int, gt: Tensor) -> None:
+    model.update_learning_rate(iteration)
+    model.feed_data({"gt": gt})
+    model.optimize_parameters(iteration)
+
+
+# as if ------------------------------------------------------------------------------------------
+
+
+class Finite:
+    """In place of the finite check, the one thing that the host may wait for."""
+
+    def __init__(self, value: Tensor) -> None:
+        assert value.is_cuda
+
+    def passed(self) -> bool:
+        return True
+
+
+def build_without_values(opt: dict[str, Any]) -> nn.Module:
+    """BasicSR's ``build_network``; fake tensors remember small constants, as of batch norm."""
+    net: nn.Module = build_network(opt)
+    for buffer in net.buffers():
+        buffer.constant = None  # type: ignore[attr-defined]
+    return net
+
+
+def blocks_on_device(build: Any, *key: Any) -> Any:
+    """The weights of bicubic resampling, as if they were on the device from an earlier step."""
+    *shape, device = key
+    with unset_fake_temporarily():
+        blocks = build(*shape, torch.device("cpu"))
+    return tuple((start, torch.empty_like(weights, device=device)) for start, weights in blocks)
+
+
+@contextmanager
+def fake_model(opt: dict[str, Any]) -> Iterator[tuple[RescalingModel, FakeGPU]]:
+    """A model that trains on a fake GPU."""
+    names = {
+        "torch.cuda.is_available": lambda: True,
+        "rescale_model.rescaling_model.random_states": dict,  # the GPU's has no generator
+        "rescale_model.rescaling_model.FiniteCheck": Finite,
+        "rescale_arch.bicubic._blocks": partial(blocks_on_device, bicubic._blocks.__wrapped__),
+    }
+    for module in ("basicsr.models.sr_model", "rescale_model.rescaling_model"):
+        names[f"{module}.build_network"] = build_without_values
+    with ExitStack() as stack:
+        for name, value in names.items():
+            stack.enter_context(patch(name, value))
+        gpu = stack.enter_context(fake_cuda())
+        yield build_model(opt), gpu
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        *TRAINERS[:3],
+        pytest.param("stage 1", marks=pytest.mark.xfail(strict=False, reason="linalg.inv waits")),
+        pytest.param("stage 2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_never_waits_for_the_gpu(trainer: str, precision: str, tmp_path: Path) -> None:
+    opt = options_of(trainer, tmp_path, train__precision=precision)
+    with fake_model(opt) as (model, gpu):
+        step(model, 2, torch.rand(2, 3, SIDE, SIDE))  # at 1, VQGAN fills its code book, and waits
+        with gpu.no_sync():  # the batch is copied without waiting
+            step(model, 3, torch.rand(2, 3, SIDE, SIDE))
+        parameters = [p for net in (model.net_g, model.net_g_ema) for p in net.parameters()]
+        assert {p.device for p in parameters} == {gpu.device}
