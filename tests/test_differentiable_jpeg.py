@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from fake_cuda import fake_cuda
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -85,3 +86,13 @@ def test_networks_of_any_dtype(dtype: torch.dtype) -> None:
     _, restored = net.to(dtype)(hr.to(dtype), 2.0)
     assert restored.dtype == dtype
     torch.testing.assert_close(restored.float(), expected, rtol=0, atol=0.1)
+
+
+def test_a_gpu_gets_the_tables_once() -> None:
+    _build(90)  # BasicSR's own tables, made when it is imported, must not be fake ones
+    with fake_cuda() as gpu:
+        jpeg = DifferentiableJPEG(90)
+        x = torch.rand(1, 3, 16, 16, device=gpu.device, requires_grad=True)
+        assert jpeg(x).device == x.device
+        with gpu.no_sync():
+            jpeg(x).sum().backward()

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from fake_cuda import fake_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -179,6 +180,14 @@ def test_the_inverse_follows_the_weight(
     y.requires_grad_()
     module.reverse(y).sum().backward()
     assert y.grad is not None
+
+
+def test_the_inverse_does_not_wait_for_a_gpu() -> None:
+    with fake_cuda() as gpu:
+        module = Mix(12).to(gpu.device)
+        y = torch.randn(1, 12, 3, 3, device=gpu.device)
+        with gpu.no_sync():
+            module.reverse(y).sum().backward()
 
 
 def test_a_weight_without_inverse_is_an_error() -> None:
