@@ -103,9 +103,11 @@ MEANINGS = {
     "datasets: name": "names logs and folders",
     "datasets: type": "`HRImageDataset`, or `BenchmarkDataset` for `BenchmarkModel`",
     "datasets: num_prefetch_queue": "batches ahead, with `prefetch_mode: cpu`",
-    "datasets: persistent_workers": "true: reading processes outlive an epoch",
+    "datasets: persistent_workers": (
+        "true: reading processes outlive an epoch; the default, but for `prefetch_mode: cpu`"
+    ),
     "datasets: phase": "set by BasicSR",
-    "datasets: pin_memory": "true: faster way to the GPU",
+    "datasets: pin_memory": "true: batches are pinned, for copies to a GPU; the default with one",
     "datasets: prefetch_mode": "`cpu`, `cuda` (needs `pin_memory`), or ~",
     "datasets: scale": "unused",
     "datasets: use_hflip": "true: half of the crops are flipped from left to right",

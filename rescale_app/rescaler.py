@@ -31,6 +31,7 @@ from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights
 from rescale_arch.scales import Scale, Size, as_pair
 from rescale_data.image_file import LRInfo, to_float
+from rescale_data.unit_range import to_unit_range
 from rescale_data.weight_file import fingerprint, read_weights
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -341,8 +342,9 @@ class Rescaler:
         return LRImage(pixels, LRInfo(self.method.name, scale, size, self.fingerprint))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        chw = np.ascontiguousarray(to_float(array).transpose(2, 0, 1))
-        return torch.from_numpy(chw)[None].to(self.device)
+        chw = np.array(array.transpose(2, 0, 1), order="C")
+        samples = chw if chw.dtype == np.uint8 else to_float(chw)
+        return to_unit_range(torch.from_numpy(samples)[None].to(self.device))
 
     def _downscaled(self, array: NDArray[Any], scale: tuple[float, float]) -> Pixels:
         size = (array.shape[0], array.shape[1])

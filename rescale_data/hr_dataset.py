@@ -31,6 +31,9 @@ from rescale_data.name_table import NameTable
 __all__ = ["HRImageDataset", "Sample"]
 
 
+DTYPES = ("float32", "uint8")
+
+
 class Sample(TypedDict):
     """One item of `HRImageDataset`."""
 
@@ -65,10 +68,14 @@ class HRImageDataset(Dataset[Sample]):
             become multiples of this: the next smaller ones, again bilinear. Default: 1.
         use_hflip, use_rot: Flip from left to right; flip upside down and transpose. Default: false.
         mod_crop: Default: 1.
+        dtype: `uint8` leaves 8-bit samples as they are, 0 to 255, for models that convert them on
+            their device, as this project's do: a quarter of the bytes to copy to a GPU, and the
+            same values there. Images of 16 bits become float32 all the same; training refuses
+            them, since a batch has one type. Default: `float32`, for any model.
 
     Shape:
-        `gt` (3, H, W), float32 in [0, 1], RGB; `gt_path` is the path of the file, or of the LMDB
-        with the key behind it.
+        `gt` (3, H, W), float32 in [0, 1], RGB, or what `dtype` says; `gt_path` is the path of the
+        file, or of the LMDB with the key behind it.
 
     Raises:
         ValueError: For an unknown or missing option, or one with a value that does not fit; for
@@ -81,7 +88,7 @@ class HRImageDataset(Dataset[Sample]):
             "name", "type", "phase", "scale",
             "dataroot_gt", "io_backend", "meta_info_file", "recursive",
             "gt_size", "use_hflip", "use_rot", "mod_crop", "half_size_probability",
-            "size_multiple",
+            "size_multiple", "dtype",
             # Not read here, but by BasicSR's loaders and runner.
             "batch_size_per_gpu", "dataset_enlarge_ratio", "num_prefetch_queue",
             "num_worker_per_gpu", "persistent_workers", "pin_memory", "prefetch_mode",
@@ -108,6 +115,7 @@ class HRImageDataset(Dataset[Sample]):
         self.half_size_probability: float = opt.get("half_size_probability", 0)
         self.use_hflip: bool = opt.get("use_hflip", False)
         self.use_rot: bool = opt.get("use_rot", False)
+        self.dtype: str = opt.get("dtype", "float32")
         self._source = self._open_source(opt)
 
     @classmethod
@@ -131,6 +139,8 @@ class HRImageDataset(Dataset[Sample]):
         for key in ("use_hflip", "use_rot", "recursive"):
             if not isinstance(opt.get(key, False), bool):
                 yield f"{key} must be true or false, not {opt[key]!r}"
+        if opt.get("dtype", "float32") not in DTYPES:
+            yield f"dtype must be {' or '.join(DTYPES)}, not {opt['dtype']!r}"
         root = opt.get("dataroot_gt")
         if not isinstance(root, str | os.PathLike) or not os.fspath(root):
             yield f"dataroot_gt must name a folder, not {root!r}"
@@ -159,8 +169,20 @@ class HRImageDataset(Dataset[Sample]):
         image = decode_image(self._source.read(name), path)
         image = self._random_crop(image, generator) if self.crops else self._mod_crop(image, path)
         # Cropping comes before the conversion, which costs more than all the rest but decoding.
+        return {"gt": torch.from_numpy(self._samples(image, path)), "gt_path": path}
+
+    def _samples(self, image: Image, path: str) -> Image:
+        """The image as (3, H, W), converted as `dtype` says."""
         chw = np.ascontiguousarray(image.transpose(2, 0, 1))
-        return {"gt": torch.from_numpy(to_float(chw)), "gt_path": path}
+        if self.dtype == "float32":
+            return to_float(chw)
+        if chw.dtype == np.uint8:
+            return chw
+        if self.crops:
+            raise ImageFileError(
+                f"{path}: has 16 bits; with 16-bit images, training needs dtype: float32"
+            )
+        return to_float(chw)
 
     def _random_crop(self, image: Image, generator: torch.Generator | None) -> Image:
         # The same number of draws whatever the picture and the options are, so that one sample

@@ -31,6 +31,7 @@ from rescale_arch.inference_kernels import inference_kernels
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import canonical_weights, load_strictly
 from rescale_data.image_file import write_file
+from rescale_data.unit_range import to_unit_range
 from rescale_data.weight_file import fingerprint, read_weights
 from rescale_model.evaluation import Evaluation, Judged, Means
 from rescale_model.finite_check import FiniteCheck
@@ -189,9 +190,12 @@ class RescalingModel(SRModel, ABC):
         return optimizer_class(optim_type)(params, lr=lr, **kwargs)
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Takes a batch: ``gt``, HR images, and their names for messages, ``gt_path``."""
+        """Takes a batch: ``gt``, HR images, and their names for messages, ``gt_path``.
+
+        ``gt`` is (B, 3, H, W), float in [0, 1] or uint8.
+        """
         gt = data["gt"].to(self.device, non_blocking=True)
-        self.gt = gt.contiguous(memory_format=torch.channels_last)
+        self.gt = to_unit_range(gt.contiguous(memory_format=torch.channels_last))
         self.gt_path = list(data.get("gt_path", ()))
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
@@ -560,7 +564,7 @@ class RescalingModel(SRModel, ABC):
         # several ranks are asked together, after the next step
         if self.stop is not None and not self.opt["dist"] and self.stop.received():
             raise _Interrupted(self.stop.received())
-        return self.round_trip(net, name, gt.to(self.device), case)
+        return self.round_trip(net, name, to_unit_range(gt.to(self.device)), case)
 
     def _share_buffers(self) -> None:
         """Batch statistics as on rank 0, which saves them: the others' are of their own batches."""

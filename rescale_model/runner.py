@@ -181,6 +181,28 @@ def _asked_for(arguments: argparse.Namespace, key: str) -> Any:
     return read_options(arguments.opt).get(key)
 
 
+def _set_loading_defaults(dataset: dict[str, Any], on_gpu: bool) -> None:
+    """Sets options of BasicSR's loader that are not given.
+
+    Batches for a GPU are pinned, without which their copy waits. Reading processes outlive an
+    epoch: with NCCL they are spawned, which takes seconds.
+
+    Raises:
+        ValueError: ``persistent_workers`` with ``prefetch_mode: cpu``, whose thread of one epoch
+            would take batches of the next.
+    """
+    if dataset.get("pin_memory") is None:
+        dataset["pin_memory"] = on_gpu
+    has_thread = dataset.get("prefetch_mode") == "cpu"
+    if dataset.get("persistent_workers") is None:
+        dataset["persistent_workers"] = dataset["num_worker_per_gpu"] > 0 and not has_thread
+    elif dataset["persistent_workers"] and has_thread:
+        raise ValueError(
+            "datasets: train: persistent_workers is true, which prefetch_mode: cpu cannot have: "
+            "leave one of them out"
+        )
+
+
 class _Training:
     """What BasicSR's training is given in place of its own steps, and what joins them."""
 
@@ -221,6 +243,7 @@ class _Training:
         """
         for remark in self._remarks:
             logger.warning(remark)
+        _set_loading_defaults(opt["datasets"]["train"], on_gpu=opt["num_gpu"] > 0)
         sampler_type = partial(ResumableSampler, seed=opt["manual_seed"], start=self._start)
         with _replaced(basicsr.train, "EnlargedSampler", sampler_type):
             train, sampler, val, _, total_iter = create_train_val_dataloader(opt, logger)

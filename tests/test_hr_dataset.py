@@ -15,8 +15,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from rescale_data.hr_dataset import HRImageDataset
-from rescale_data.image_file import ImageFileError, list_images, read_image, write_image
+from rescale_data.image_file import (
+    ImageFileError,
+    list_images,
+    read_image,
+    to_float,
+    write_image,
+)
 from rescale_data.prepare import build_lmdb, write_meta_info
+from rescale_data.unit_range import to_unit_range
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +228,43 @@ def test_sixteen_bits_stay_sixteen(tmp_path):
     assert (np.round(got.astype(np.float64) * 65535) == pixels[..., ::-1]).all()
 
 
+@pytest.mark.parametrize("phase", ["train", "val"])
+def test_samples_left_in_eight_bits_become_the_same_floats(pictures, phase):
+    floats, bytes_ = (
+        dataset(pictures, phase=phase, half_size_probability=0.5, dtype=dtype)
+        for dtype in ("float32", "uint8")
+    )
+    for index in range(4):
+        sample = bytes_[index, 7 + index]
+        assert sample["gt"].dtype == torch.uint8
+        assert sample["gt"].is_contiguous()
+        assert torch.equal(to_unit_range(sample["gt"]), floats[index, 7 + index]["gt"])
+        assert sample["gt_path"] == floats[index]["gt_path"]
+
+
+def test_sixteen_bits_are_never_cut_to_eight(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (9, 9, 3), dtype=np.uint16)
+    cv2.imwrite(os.fspath(tmp_path / "a.png"), pixels)
+    items = [dataset(tmp_path, phase="val", dtype=dtype)[0]["gt"] for dtype in ("float32", "uint8")]
+    assert torch.equal(*items)
+    with pytest.raises(ImageFileError, match=r"a\.png: has 16 bits; .* needs dtype: float32"):
+        dataset(tmp_path, dtype="uint8")[0]
+
+
+def test_floats_pass_through_and_other_integers_are_refused():
+    floats = torch.rand(3)
+    assert to_unit_range(floats) is floats
+    with pytest.raises(ValueError, match=r"uint8 or float, not torch\.int64"):
+        to_unit_range(torch.ones(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_every_value_becomes_the_float_that_the_host_computes(device):
+    values = np.arange(256, dtype=np.uint8)
+    on_device = to_unit_range(torch.from_numpy(values).to(device)).cpu()
+    assert torch.equal(on_device, torch.from_numpy(to_float(values)))
+
+
 @pytest.mark.parametrize("lmdb_or_folder", ["folder", "lmdb"])
 def test_a_pair_depends_on_its_seed_alone(pictures, lmdb_folder, lmdb_or_folder):
     items = dataset(lmdb_folder if lmdb_or_folder == "lmdb" else pictures)
@@ -422,6 +466,7 @@ def test_recursive(pictures, tmp_path):
         ({"gt_size": 0}, "gt_size must be"),
         ({"gt_size": "192"}, "gt_size must be .* not '192'"),
         ({"mod_crop": 1.5}, "mod_crop must be"),
+        ({"dtype": "float16"}, "dtype must be float32 or uint8, not 'float16'"),
         ({"size_multiple": 0}, "size_multiple must be a whole number over 0, not 0"),
         ({"half_size_probability": 2}, "half_size_probability must be .* 0 to 1, not 2"),
         ({"half_size_probability": "half"}, "half_size_probability must be"),

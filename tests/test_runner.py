@@ -161,6 +161,52 @@ def test_the_same_seed_gives_the_same_weights(short: Options, tmp_path: Path) ->
     assert marks[0] == marks[1] != marks[2]
 
 
+def test_images_in_eight_bits_train_the_same_network(options: Options, tmp_path: Path) -> None:
+    results = []
+    for dtype in ("float32", "uint8"):
+        changes = {f"datasets: {phase}: dtype": dtype for phase in ("train", "val")}
+        short = {"name": dtype, "train: total_iter": 4, "val: val_freq": 4}
+        train(tmp_path, changed(options, changes | short))
+        experiment = tmp_path / "experiments" / dtype
+        weights = torch.load(experiment / "models" / "net_g_latest.pth")["params"]
+        metrics = experiment / "visualization" / "whole" / "metrics_4.json"
+        results.append((fingerprint(weights), metrics.read_text()))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("given", [{}, {"persistent_workers": False, "pin_memory": False}])
+def test_how_data_is_loaded_unless_the_options_say(
+    given: Options, short: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = runner.create_train_val_dataloader
+    found = []
+
+    def create(*args: Any) -> Any:
+        found.extend([(loaders := original(*args))[0].persistent_workers, loaders[0].pin_memory])
+        return loaders
+
+    monkeypatch.setattr(runner, "create_train_val_dataloader", create)
+    changes = {"num_worker_per_gpu": 1, **given}
+    train(tmp_path, changed(short, {f"datasets: train: {k}": v for k, v in changes.items()}))
+    assert found == [not given, False]
+    for on_gpu in (False, True):
+        dataset = {"num_worker_per_gpu": 0, **given}
+        runner._set_loading_defaults(dataset, on_gpu)
+        assert dataset["pin_memory"] == (on_gpu and not given)
+        assert not dataset["persistent_workers"]
+
+
+def test_a_thread_that_prefetches_has_no_persistent_workers(short: Options, tmp_path: Path) -> None:
+    """Theirs is one iterator for all epochs, which the threads of two epochs would share."""
+    changes: Options = {"num_worker_per_gpu": 1, "prefetch_mode": "cpu"}
+    runner._set_loading_defaults(changes, on_gpu=True)
+    assert not changes["persistent_workers"]
+    changes["persistent_workers"] = True
+    options = changed(short, {f"datasets: train: {k}": v for k, v in changes.items()})
+    with pytest.raises(ValueError, match="persistent_workers is true, which prefetch_mode: cpu"):
+        train(tmp_path, options)
+
+
 def test_the_guide_weights_may_be_a_mapping(short: Options, tmp_path: Path) -> None:
     logs = []
     for name, weights in (("list", [[1, 1], [3, 100]]), ("mapping", {1: 1, 3: 100})):

@@ -56,6 +56,10 @@ def options_of(trainer: str, folder: Path, **changes: Any) -> dict[str, Any]:
     return model_options(options, folder, is_train=True)
 
 
+def batch() -> Tensor:
+    return torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+
+
 def step(model: RescalingModel, iteration: int, gt: Tensor) -> None:
     model.update_learning_rate(iteration)
     model.feed_data({"gt": gt})
@@ -121,8 +125,8 @@ def fake_model(opt: dict[str, Any]) -> Iterator[tuple[RescalingModel, FakeGPU]]:
 def test_a_step_never_waits_for_the_gpu(trainer: str, precision: str, tmp_path: Path) -> None:
     opt = options_of(trainer, tmp_path, train__precision=precision)
     with fake_model(opt) as (model, gpu):
-        step(model, 2, torch.rand(2, 3, SIDE, SIDE))  # at 1, VQGAN fills its code book, and waits
+        step(model, 2, batch())  # at 1, VQGAN fills its code book, and waits
         with gpu.no_sync():  # the batch is copied without waiting
-            step(model, 3, torch.rand(2, 3, SIDE, SIDE))
+            step(model, 3, batch())
         parameters = [p for net in (model.net_g, model.net_g_ema) for p in net.parameters()]
         assert {p.device for p in parameters} == {gpu.device}

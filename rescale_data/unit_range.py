@@ -1,0 +1,23 @@
+"""Converting samples to [0, 1] on the device that computes with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """Returns uint8 samples as float32 in [0, 1], on their device; floats are returned as they are.
+
+    The result is that of `rescale_data.image_file.to_float` to the bit, on a GPU as well, with a
+    quarter of the bytes to copy to it.
+
+    Raises:
+        ValueError: If the samples are neither uint8 nor floating point.
+    """
+    if pixels.is_floating_point():
+        return pixels
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"pixels must be uint8 or float, not {pixels.dtype}")
+    # A tensor on the device, since CUDA multiplies by the reciprocal of a number from the host.
+    return pixels / torch.full((), 255, dtype=torch.float32, device=pixels.device)
