@@ -15,17 +15,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL.Image import fromarray
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngInfo
 
 from rescale_data.atomic import replacing
+from rescale_data.decoding import (
+    JPEG_START,
+    PNG_START,
+    ImageFileError,
+    decode_image,
+    is_complete,
+    read_png_chunks,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "PNG_START",
     "ImageFileError",
     "LRInfo",
     "decode_image",
@@ -50,21 +58,13 @@ PNG_LEVEL = 3
 
 INFO_KEY = "rescale"
 INFO_VERSION = 1
+# Kinds of text chunks: other tools may turn one into another.
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 # The scales that a file may ask for, by network; a scale of 1 keeps a side as it is.
 SCALE_LIMITS = {"aidn": (1.0, 4.0)}
 OTHER_SCALE_LIMITS = (1.0, 256.0)
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_END = b"IEND\xaeB`\x82"
-JPEG_START = b"\xff\xd8\xff"
-JPEG_SCAN = b"\xff\xda"
-JPEG_END = b"\xff\xd9"
-
 Image = npt.NDArray[Any]
-
-
-class ImageFileError(OSError):
-    """A picture that is broken, truncated or of a kind that cannot be read. Names the file."""
 
 
 @dataclass(frozen=True)
@@ -126,38 +126,16 @@ class LRInfo:
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """Reads a picture as it should be looked at: RGB and upright.
-
-    Grey, palette and CMYK pictures become RGB, transparency is dropped, the EXIF orientation is
-    applied, and of an animation or a multi-page file the first picture is taken.
+    """Reads an image as it should be looked at: RGB and upright; see `decode_image`.
 
     Returns:
-        (H, W, 3) RGB, uint8, or uint16 where the file has 16 bits.
+        (H, W, 3) RGB, uint8, or uint16 where the file has more bits.
 
     Raises:
-        ImageFileError: If the file is no picture, or a broken or truncated one.
+        ImageFileError: If the file is no image, broken, truncated, or of an unsupported kind.
         OSError: If the file cannot be read.
     """
     return decode_image(Path(path).read_bytes(), os.fspath(path))
-
-
-def decode_image(data: bytes, name: str) -> Image:
-    """Does what `read_image` does, from the bytes of the file; `name` is for the error messages."""
-    if not _is_complete(data):
-        raise ImageFileError(f"{name}: truncated picture file")
-    if not data:
-        raise ImageFileError(f"{name}: empty file")
-    try:
-        image = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
-        )
-    except cv2.error as error:
-        raise ImageFileError(f"{name}: picture cannot be decoded ({error.err})") from error
-    if image is None:
-        raise ImageFileError(f"{name}: broken, or not a picture")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ImageFileError(f"{name}: pixels are {image.dtype}, expected 8 or 16 bit integers")
-    return image
 
 
 def to_float(image: Image) -> npt.NDArray[np.float32]:
@@ -246,12 +224,12 @@ def read_info(path: str | os.PathLike[str]) -> LRInfo | None:
         OSError: If the file cannot be read.
     """
     data = Path(path).read_bytes()
-    if not _is_complete(data):
-        raise ImageFileError(f"{os.fspath(path)}: truncated picture file")
+    if not is_complete(data):
+        raise ImageFileError(f"{os.fspath(path)}: truncated image file")
     try:
         texts = list(_carried_texts(data))
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageFileError(f"{os.fspath(path)}: broken picture file ({error})") from error
+        raise ImageFileError(f"{os.fspath(path)}: broken image file ({error})") from error
     if not texts:
         return None
     try:
@@ -298,41 +276,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_complete(data: bytes) -> bool:
-    """Tells whether a PNG or a JPEG goes on to its end mark; of other files nothing is known.
-
-    Decoders differ in what they make of a file that stops too early, or that goes on with zeros:
-    some return a picture with a grey or a black rest.
-    """
-    if data.startswith(PNG_START):
-        return data.rfind(PNG_END) > 0
-    if not data.startswith(JPEG_START):
-        return True
-    # The end mark counts only behind the header: an EXIF thumbnail in there has one of its own.
-    position = 2
-    while data[position : position + 2] != JPEG_SCAN:
-        if position + 4 > len(data):
-            return False
-        if data[position] != 0xFF or data[position + 1] == 0xFF:  # filling between segments
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return data.rfind(JPEG_END, position) > 0
-
-
 def _carried_texts(data: bytes) -> Iterator[str]:
     """Yields the texts that `write_image` put into a file, if it did without decoding pixels.
 
-    Pillow's classes for the formats are used by themselves because `PIL.Image.open` refuses very
-    large pictures.
+    Pillow's class for JPEG is used by itself because `PIL.Image.open` refuses very large images.
     """
     if data.startswith(PNG_START):
-        png = PngImageFile(io.BytesIO(data))
-        with png:
-            # Other tools may move the chunk behind the pixels, where only `text` finds it.
-            text = png.info.get(INFO_KEY) or png.text.get(INFO_KEY)
-            if text is not None:
-                yield str(text)
+        text = read_png_chunks(data, PNG_TEXTS).im_text.get(INFO_KEY)
+        if text is not None:
+            yield str(text)
     elif data.startswith(JPEG_START):
         prefix = f"{INFO_KEY}:".encode("ascii")
         jpeg = JpegImageFile(io.BytesIO(data))

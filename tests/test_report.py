@@ -548,7 +548,7 @@ def folder_made(folder: Path) -> Path:
         (_other_options, r"options\.json: is not what `rescale test` .*options are missing"),
         (_cut_table, r"metrics\.json: is not what `rescale test` writes"),
         (_other_table, r"metrics\.json: is not what `rescale test` writes \(KeyError: 'case'\)"),
-        (_broken_picture, r"rocket_x2\.5_hr\.png: truncated picture file"),
+        (_broken_picture, r"rocket_x2\.5_hr\.png: truncated image file"),
         (_other_originals, r"rocket_x1\.5_hr\.png: is 96x120, but the original in .*48x60"),
         (lambda results: ["--hr", results / "gone"], r"--hr .*/gone: no such folder"),
         (lambda results: ["-o", results / "report.png"], r"report\.png: name a file .*\.html"),

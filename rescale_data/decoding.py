@@ -1,0 +1,288 @@
+"""Decoding of image files: from the bytes of any supported format to upright RGB pixels.
+
+OpenCV decodes what training reads (PNG, JPEG, WebP, grey and RGB TIFF), fast and with all bits.
+Pillow decodes the rest, where OpenCV is wrong in cases that matter: TIFF in LAB or with alpha, AVIF
+and PNM of 10 bits, BMP of 16, AVIF that is turned.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngStream
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+__all__ = [
+    "JPEG_START",
+    "PNG_START",
+    "ImageFileError",
+    "decode_image",
+    "is_complete",
+    "is_tiff",
+    "is_webp",
+    "open_with_pillow",
+    "read_png_chunks",
+    "tiff_tags",
+]
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG_START = b"\xff\xd8\xff"
+
+_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_SCAN = b"\xff\xda"
+_JPEG_END = b"\xff\xd9"
+# Classic and BigTIFF, of either byte order.
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# Pillow has many more, among them some that start other programs.
+_PILLOW_FORMATS = (
+    "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM", "SUN",
+)  # fmt: skip
+_SUPPORTED = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PNM and Sun raster"
+
+# Tags of TIFF, and some of their values.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = (
+    258, 262, 277, 284, 338, 339,
+)  # fmt: skip
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+_SEPARATE_PLANES = 2
+_ASSOCIATED_ALPHA = 1
+_SAMPLE_FORMATS = {
+    1: "unsigned integer",
+    2: "signed integer",
+    3: "floating point",
+    4: "unsigned integer",  # nothing said about them
+}
+
+
+class ImageFileError(OSError):
+    """An image file that is broken, truncated or of an unsupported kind. Names the file."""
+
+
+def decode_image(data: bytes, name: str) -> npt.NDArray[Any]:
+    """Decodes an image file as it should be looked at: RGB and upright.
+
+    Grey, palette, LAB and CMYK images become RGB, transparency is dropped (colors are those below
+    it, not multiplied by it), the orientation is applied, and of an animation or a multi-page file
+    the first image is taken. Color profiles are not applied.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file, for the error messages.
+
+    Returns:
+        (H, W, 3) RGB, uint8, or uint16 for PNG, TIFF and grey images of more than 8 bits.
+
+    Raises:
+        ImageFileError: If the file is no image, broken, truncated, or of an unsupported kind.
+    """
+    if not data:
+        raise ImageFileError(f"{name}: empty file")
+    if not is_complete(data):
+        raise ImageFileError(f"{name}: truncated image file")
+    if data.startswith((PNG_START, JPEG_START)) or is_webp(data):
+        return _decode_with_opencv(data, name)
+    if is_tiff(data):
+        return _decode_tiff(data, name)
+    return _decode_with_pillow(data, name)
+
+
+def is_webp(data: bytes) -> bool:
+    """Tells by its start whether a file is WebP."""
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+
+
+def is_tiff(data: bytes) -> bool:
+    """Tells by its start whether a file is TIFF."""
+    return data.startswith(_TIFF_STARTS)
+
+
+def is_complete(data: bytes) -> bool:
+    """Tells whether a PNG or a JPEG goes on to its end mark; of other files nothing is known.
+
+    Decoders differ in what they make of a file that stops too early, or that goes on with zeros:
+    some return an image with a grey or a black rest.
+    """
+    if data.startswith(PNG_START):
+        return data.rfind(_PNG_END) > 0
+    if not data.startswith(JPEG_START):
+        return True
+    # The end mark counts only behind the header: an EXIF thumbnail in there has one of its own.
+    position = 2
+    while data[position : position + 2] != _JPEG_SCAN:
+        if position + 4 > len(data):
+            return False
+        if data[position] != 0xFF or data[position + 1] == 0xFF:  # filling between segments
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data.rfind(_JPEG_END, position) > 0
+
+
+def open_with_pillow(data: bytes) -> ImageFile | None:
+    """Opens an image of a supported format without decoding its pixels.
+
+    `PIL.Image.open` does the same, but refuses very large images.
+
+    Returns:
+        The image, or None where the format is unsupported.
+
+    Raises:
+        Exception: Whatever Pillow makes of a broken file.
+    """
+    Image.init()
+    for name in _PILLOW_FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        # For a format that it was built without, Pillow returns a message instead of True.
+        if factory and accept and accept(data[:16]) is True:
+            image = factory(io.BytesIO(data), "")
+            assert isinstance(image, ImageFile)
+            return image
+    return None
+
+
+def read_png_chunks(data: bytes, kinds: Collection[bytes]) -> PngStream:
+    """Reads chunks of a PNG wherever they are, and leaves the pixels alone.
+
+    Other tools may move texts behind the pixels, where `PIL.Image.open` does not find them.
+
+    Args:
+        data: Content of the file.
+        kinds: Which chunks to read, such as `b"tEXt"`; in the order of the file.
+
+    Returns:
+        A stream that holds what was read, in `im_text` and `im_info`.
+
+    Raises:
+        OSError, SyntaxError, ValueError: If a chunk is broken, or runs past the end.
+    """
+    file = io.BytesIO(data)
+    stream = PngStream(file)
+    position = len(PNG_START)
+    while (kind := data[position + 4 : position + 8]) != b"IEND":
+        length = int.from_bytes(data[position : position + 4], "big")
+        if position + length + 12 > len(data):
+            raise ValueError("chunks run past the end of the file")
+        if kind in kinds:
+            file.seek(position + 8)
+            stream.crc(kind, stream.call(kind, position + 8, length))
+        position += length + 12
+    return stream
+
+
+def tiff_tags(data: bytes) -> ImageFileDirectory_v2:
+    """Reads the tags of the first image of a TIFF.
+
+    Raises:
+        Exception: Whatever Pillow makes of a broken file.
+    """
+    file = io.BytesIO(data)
+    # A BigTIFF has 43 for 42, and a header of 16 bytes for 8.
+    tags = ImageFileDirectory_v2(file.read(16 if 43 in data[2:4] else 8))
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def _decode_with_opencv(
+    data: bytes, name: str, flags: int = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+) -> npt.NDArray[Any]:
+    # Not by IMREAD_COLOR_RGB, which in OpenCV 5 returns noise for some kinds of file.
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise _broken(name, error.err) from error
+    if image is None:
+        raise _broken(name)
+    if image.shape[2] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image
+
+
+def _decode_tiff(data: bytes, name: str) -> npt.NDArray[Any]:
+    try:
+        tags = tiff_tags(data)
+        bits = set(map(int, tags.get(_BITS_PER_SAMPLE, (1,))))
+        formats = set(map(int, tags.get(_SAMPLE_FORMAT, (1,))))
+        photometric = int(tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO))
+        samples = int(tags.get(_SAMPLES_PER_PIXEL, 1))
+        separate = samples > 1 and int(tags.get(_PLANES, 1)) == _SEPARATE_PLANES
+        extra = tuple(map(int, tags.get(_EXTRA_SAMPLES, ())))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's own ways of taking a broken file apart
+        raise _broken(name, str(error) or type(error).__name__) from error
+    kinds = {_SAMPLE_FORMATS.get(value, f"format {value}") for value in formats}
+    unsigned = kinds == {"unsigned integer"}
+    grey, color = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO), photometric == _RGB
+    plain = (grey and samples == 1) or (color and samples == 3)
+    if unsigned and max(bits, default=1) <= 8:
+        # Pillow refuses very large TIFFs, of which most are plain; OpenCV multiplies by alpha, has
+        # another white in LAB and knows no 2 and 4 bits.
+        decode = _decode_with_opencv if plain and bits <= {1, 8} else _decode_with_pillow
+        return decode(data, name)
+    if not unsigned or bits != {16}:
+        problem = (
+            f"TIFF with {_listed(bits)}-bit {_listed(kinds)} samples is unsupported; supported are "
+            "unsigned integers of 8 and 16 bits"
+        )
+    elif separate:
+        problem = "TIFF of 16 bits with separate planes (PlanarConfiguration 2) is unsupported"
+    elif not (plain or (color and samples == 4)):
+        problem = (
+            f"TIFF of 16 bits with {samples} samples a pixel and PhotometricInterpretation "
+            f"{photometric} is unsupported; supported are grey, RGB and RGBA"
+        )
+    else:
+        associated = samples == 4 and extra[:1] == (_ASSOCIATED_ALPHA,)
+        if associated:
+            return _divided_by_alpha(_decode_with_opencv(data, name, cv2.IMREAD_UNCHANGED))
+        image = _decode_with_opencv(data, name)
+        return np.invert(image, out=image) if photometric == _WHITE_IS_ZERO else image
+    raise ImageFileError(f"{name}: {problem}")
+
+
+def _divided_by_alpha(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns the colors of an image (H, W, 4), BGR multiplied by alpha, as RGB."""
+    most = np.iinfo(image.dtype).max
+    alpha = np.maximum(image[..., 3:].astype(np.float32), 1)
+    colors = image[..., 2::-1] * (most / alpha)
+    return np.rint(np.minimum(colors, most)).astype(image.dtype)
+
+
+def _decode_with_pillow(data: bytes, name: str) -> npt.NDArray[Any]:
+    try:
+        image = open_with_pillow(data)
+        if image is None:
+            raise ImageFileError(f"{name}: not an image in a supported format ({_SUPPORTED})")
+        with image:
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "F":
+                raise ImageFileError(f"{name}: floating point pixels are unsupported")
+            if not image.mode.startswith("I"):
+                return np.array(image.convert("RGB"))
+            pixels = np.array(image)
+    except (ImageFileError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise all kinds for a broken file
+        raise _broken(name, str(error) or type(error).__name__) from error
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ImageFileError(f"{name}: pixels of 32 bits are unsupported")
+    return np.repeat(pixels[..., None].astype(np.uint16), 3, axis=2)
+
+
+def _broken(name: str, reason: str = "") -> ImageFileError:
+    details = f" ({reason})" if reason else ""
+    return ImageFileError(f"{name}: broken, or an unsupported kind of image{details}")
+
+
+def _listed(values: set[int] | set[str]) -> str:
+    return "/".join(map(str, sorted(values)))
