@@ -266,7 +266,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="auto|none|N",
         help="compute in tiles of N x N pixels of the large picture, which bounds the memory "
-        "(default: auto, tiles for large pictures)",
+        "(default: auto, tiles for images that are too large for the memory of the GPU, and on "
+        "a CPU for those above 1 or 2 megapixels)",
     )
     parser.add_argument(
         "--compile",

@@ -49,6 +49,7 @@ _SHIPPED = Path(__file__).with_name("weights")
 _DEFAULTS = ("aidn-small", "aidn")
 _FOR_LOSSY = "aidn-plus"
 _SSIM_WINDOW = 11
+_SHARE_OF_MEMORY = 0.8  # convolutions take some for themselves
 _SMALLEST_TILE = 64  # HR pixels: below, what tiles overlap by is most of the work
 
 
@@ -136,8 +137,9 @@ class Rescaler:
         method: ``'aidn'``, ``'vqir16'`` or ``'vqir32'``, where only that will do.
         tile: side of the tiles that a picture is computed in, in HR pixels: memory then does not
             grow with the picture. None: the picture as a whole. ``'auto'``: that for small ones,
-            tiles for larger ones (AIDN: 1 megapixel, VQIR: 2). AIDN's tiles make no difference to
-            the result; VQIR's make a small one.
+            tiles for larger ones: those that 80 % of the free memory of the GPU does not suffice
+            for, and on a CPU those above 1 megapixel (VQIR: 2). AIDN's tiles make no difference
+            to the result; VQIR's make a small one.
         progress: whether tiles show a bar, if the standard error output is a terminal; or what is
             told of every tile instead: ``'Downscaling'`` or ``'Restoring'``, and the share of it.
         compile: whether to compile the network with the first pictures, which takes a minute or
@@ -375,7 +377,15 @@ class Rescaler:
         """The tile to compute a picture of ``size`` in, if not as a whole."""
         if self.tile != "auto":
             return self.tile
-        return None if size[0] * size[1] <= self.method.whole else self.method.tile
+        return None if size[0] * size[1] <= self._largest_whole() else self.method.tile
+
+    def _largest_whole(self) -> int:
+        """Pixels of the largest image that is computed as a whole unless told otherwise."""
+        if self.device.type != "cuda":
+            return self.method.whole
+        fits = int(_SHARE_OF_MEMORY * _free_gpu_memory(self.device) / self.method.bytes_per_pixel)
+        # kernels index features by 32 bits
+        return min(fits, (2**31 - 1) // self.method.width)
 
     def _in_tiles(
         self, step: str, work: Callable[[Read, Write], None], array: NDArray[Any], size: Size
@@ -465,6 +475,13 @@ def weights_with(mark: str) -> str | None:
 @cache
 def _shipped_fingerprint(name: str) -> str:
     return fingerprint(canonical_weights(read_weights(_SHIPPED / f"{name}.safetensors")))
+
+
+def _free_gpu_memory(device: torch.device) -> int:
+    """Bytes that PyTorch can get on ``device``, from the driver or of what it keeps for reuse."""
+    free, _ = torch.cuda.mem_get_info(device)
+    kept: int = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept
 
 
 def _torch_device(device: str) -> torch.device:

@@ -175,6 +175,36 @@ def test_large_pictures_are_computed_in_tiles(
     assert sides(64) == [64] * 4
 
 
+def test_a_gpu_takes_as_a_whole_what_its_free_memory_suffices_for(
+    weights: Path, vqir: tuple[Path, VQIR], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_vqir = (13 if vqir[1].stage == 1 else 19) * 64
+    for path, per_pixel in ((weights, 33 * TINY["num_feat"]), (vqir[0], of_vqir)):
+        rescaler = Rescaler(path, device="cpu")
+        rescaler.device = torch.device("cuda")
+        for pixels in (40 * 50, 4000 * 5000):
+            free = per_pixel * pixels / 0.8 + 1
+            monkeypatch.setattr("rescale_app.rescaler._free_gpu_memory", lambda _, n=free: n)
+            side = int(pixels**0.5)
+            assert rescaler._tile((side, side)) is None
+            assert rescaler._tile((side + 1, side + 1)) == rescaler.method.tile
+        monkeypatch.setattr("rescale_app.rescaler._free_gpu_memory", lambda _: 1 << 50)
+        assert rescaler._tile((1 << 16, 1 << 16)) == rescaler.method.tile  # 32-bit indices
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scale", [1.1, 2.5])
+def test_an_image_takes_no_more_memory_than_expected(scale: float) -> None:
+    rescaler = Rescaler(device="cuda", tile=None)
+    hr = picture(1500, 1500)
+    rescaler.upscale(rescaler.downscale(picture(64, 64), scale))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    rescaler.upscale(rescaler.downscale(hr, scale))
+    taken = torch.cuda.max_memory_allocated() - before
+    assert taken < rescaler.method.bytes_per_pixel * hr.shape[0] * hr.shape[1] / 0.8
+
+
 @pytest.mark.parametrize(
     ("tile", "advice"),
     [
