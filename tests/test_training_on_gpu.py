@@ -129,3 +129,43 @@ def test_a_step_never_waits_for_the_gpu(trainer: str, precision: str, tmp_path: 
             step(model, 3, batch())
         parameters = [p for net in (model.net_g, model.net_g_ema) for p in net.parameters()]
         assert {p.device for p in parameters} == {gpu.device}
+
+
+# a real one -------------------------------------------------------------------------------------
+
+
+def trained(
+    trainer: str, folder: Path, device: str, precision: str = "fp32", steps: int = 1
+) -> list[float]:
+    """Losses of the restored image, of the codes in stage 1, over steps on one batch."""
+    changes: dict[str, Any] = {"train__precision": precision}
+    if trainer.startswith("aidn"):
+        changes["train__scales"] = {"low": 2.5, "high": 2.5}
+    opt = options_of(trainer, folder, num_gpu=int(device == "cuda"), **changes)
+    torch.manual_seed(0)
+    model = build_model(opt)
+    gt = batch()
+    losses = []
+    for iteration in range(1, steps + 1):
+        step(model, iteration, gt)
+        losses.append(model.get_current_log()["l_code" if trainer == "stage 1" else "l_pix"])
+    if device == "cuda":  # sizes are known by now: from here on, nothing is to be waited for
+        gt = gt.pin_memory()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step(model, steps + 1, gt)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return losses
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_training_learns_as_on_the_cpu_and_never_waits(
+    trainer: str, precision: str, tmp_path: Path
+) -> None:
+    losses = trained(trainer, tmp_path, "cuda", precision, steps=20)
+    (expected,) = trained(trainer, tmp_path, "cpu")
+    assert losses[0] == pytest.approx(expected, rel=0.05)
+    assert losses[-1] < 0.9 * losses[0]
