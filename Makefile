@@ -1,15 +1,18 @@
 # Everything runs in .venv, which the first target that needs it sets up.
-# Another interpreter: make PYTHON=/path/to/python3.12 demo
+# Another interpreter: make PYTHON=/path/to/python3.13 demo
+# Another environment, beside .venv: make VENV=.venv-3.13 PYTHON=/path/to/python3.13 test
+# Some of the tests: make test TESTS="tests/test_cli.py -k compare"
 
-IS_SUPPORTED := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'
-PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
+VENV ?= .venv
+IS_SUPPORTED := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
 	$$name $(IS_SUPPORTED) 2>/dev/null && echo $$name && break; done)
-BIN := .venv/bin
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
-RUNTIME := .venv/runtime.stamp
-DEV := .venv/dev.stamp
-PAGE := .venv/page.stamp
+RUNTIME := $(VENV)/runtime.stamp
+DEV := $(VENV)/dev.stamp
+PAGE := $(VENV)/page.stamp
 
 .PHONY: help demo demo-page test test-all test-page bench lint format clean
 .DELETE_ON_ERROR:
@@ -24,10 +27,10 @@ demo-page: $(PAGE) ## serve the page to shrink, restore and compare pictures, an
 	$(BIN)/rescale demo --open
 
 test: $(DEV) ## run the tests that take seconds
-	$(PYTEST) -m "not slow and not gpu and not browser"
+	$(PYTEST) -m "not slow and not gpu and not browser" $(TESTS)
 
 test-all: $(DEV) ## run every test that this machine can run
-	$(PYTEST) -m "not browser"
+	$(PYTEST) -m "not browser" $(TESTS)
 
 test-page: $(DEV) $(PAGE) ## test the page and the report in Chromium, which must be installed
 	$(PIP) --quiet selenium
@@ -46,35 +49,34 @@ format: $(DEV) ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## remove build products and caches (.venv and your results stay)
+clean: ## remove build products and caches (environments and your results stay)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache .grimp_cache
-	find . -path ./.venv -prune -o -name __pycache__ -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -exec rm -rf {} +
 
 # The VQGAN is tested against the package taming-transformers-rom1504, which runs without most of what
 # it asks for: old versions of PyTorch Lightning and others.
 # A stamp is the last thing a set-up step writes, so an interrupted step is run again.
-# BasicSR's build imports torch: without build isolation it takes the one that is installed.
-$(RUNTIME): setup.py pyproject.toml constraints.txt Makefile
-	@$(BIN)/pip --version >/dev/null 2>&1 || { \
-		python="$(PYTHON)"; \
-		"$$python" $(IS_SUPPORTED) 2>/dev/null || { \
-			echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }; \
-		echo "Making .venv with $$python"; \
-		"$$python" -m venv --clear .venv; }
-	@echo "Installing PyTorch, BasicSR and this project into .venv"
-	$(PIP) cython numpy setuptools torch torchvision wheel
-	$(PIP) --quiet --no-build-isolation basicsr
-	$(PIP) --quiet --no-build-isolation --editable .
+$(RUNTIME): pyproject.toml constraints.txt Makefile tools/install_basicsr.py
+	@python="$(BIN)/python"; "$$python" -m pip --version >/dev/null 2>&1 || python="$(PYTHON)"; \
+	"$$python" $(IS_SUPPORTED) 2>/dev/null || { python="$${python:-python3}"; \
+		echo "Python 3.11 or later is required, and $$python is $$("$$python" --version 2>&1)." \
+			"Choose another: make VENV=.venv-3.13 PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+	[ "$$python" = "$(BIN)/python" ] || { \
+		echo "Making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); }
+	@echo "Installing PyTorch, BasicSR and this project into $(VENV)"
+	$(PIP) --quiet hatchling setuptools wheel
+	$(BIN)/python tools/install_basicsr.py --disable-pip-version-check --quiet
+	$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): $(RUNTIME)
-	@echo "Installing the development tools into .venv"
+	@echo "Installing the development tools into $(VENV)"
 	$(PIP) --quiet --no-build-isolation --editable '.[dev]'
 	$(PIP) --quiet --no-deps taming-transformers-rom1504
 	@touch $@
 
 $(PAGE): $(RUNTIME)
-	@echo "Installing what the page needs into .venv"
+	@echo "Installing what the page needs into $(VENV)"
 	$(PIP) --quiet --no-build-isolation --editable '.[demo]'
 	@touch $@

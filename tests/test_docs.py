@@ -44,7 +44,9 @@ EXCEPTIONS = {
     "make": "the target must exist; the continuous integration runs them",
     "pip install": "downloads; tests/test_packaging.py installs the wheel",
     "python basicsr/": "the option file is checked; tests/test_basicsr_runner.py runs the scripts",
+    "python -m rescale_compat": "the option file is checked; tests/test_basicsr_runner.py runs it",
     "python docs/generate_options.py": "test_the_option_reference_is_up_to_date does it",
+    "python tools/install_basicsr.py": "downloads; tests/test_packaging.py builds another package",
     "srun": "needs SLURM; the option file is checked",
     "tensorboard": "serves until it is stopped",
     "torchrun": "needs GPUs; the option file is checked, tests/test_distributed.py runs two",
@@ -82,7 +84,7 @@ def block_commands(page: Path) -> list[list[str]]:
 def inline_commands(page: Path) -> list[list[str]]:
     """Commands in running text that are whole: more than a name, and nothing left out."""
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
-    found = re.findall(r"`(rescale [^`]+|python (?:basicsr|docs)/[^`]+)`", prose)
+    found = re.findall(r"`(rescale [^`]+|python (?:(?:basicsr|docs)/|-m rescale)[^`]+)`", prose)
     commands = [shlex.split(code) for code in found]
     return [
         words
@@ -371,7 +373,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_of_the_project_exist(page: Path) -> None:
-    rooms = "rescale_(?:app|arch|compat|data|model)|tests|benchmarks|docs|options"
+    rooms = "rescale_(?:app|arch|compat|data|model)|tests|benchmarks|docs|options|tools"
     for path in re.findall(rf"`((?:{rooms})/[\w./-]+)`", page.read_text()):
         assert (ROOT / path).exists(), f"{page.name}: {path}"
 
@@ -392,7 +394,7 @@ def test_the_option_reference_is_up_to_date() -> None:
 def test_the_conda_route_installs_what_the_other_does() -> None:
     text = (ROOT / "environment.yml").read_text()
     assert {"pytorch>=2.4", "torchvision", "pip"} <= set(yaml.safe_load(text)["dependencies"])
-    commands = [line.strip("# ") for line in text.splitlines() if line.startswith("#   pip")]
+    commands = [line.strip("# ") for line in text.splitlines() if line.startswith("#   ")]
     readme = (ROOT / "README.md").read_text()
     assert len(commands) == 2
     for command in commands:
