@@ -9,15 +9,16 @@ two modules is asked for, and then only where that module would not import:
 * ``torchvision.transforms.functional_tensor``, which BasicSR 1.4.2 imports, went private in
   torchvision 0.17. It is loaded from its private file.
 
-A ``.pth`` file of the installed distribution imports this package at interpreter start, so that
-BasicSR's own scripts work too. Every process pays for that: import nothing here that ``site`` has
-not loaded. The environment variable ``RESCALE_COMPAT=0`` switches the package off.
+The file ``rescale_compat.pth``, which the distribution installs beside the packages, imports this
+package when Python starts, so that BasicSR's own scripts work unmodified. Every process of the
+environment pays for that: import nothing here but ``sys``. With ``RESCALE_COMPAT=0`` in the
+environment the file does nothing, and ``python -m rescale_compat basicsr/train.py -opt ..`` runs a
+script with the finders.
 """
 
-import os
 import sys
 
-TYPE_CHECKING = False  # ``typing`` itself would be the dearest import here
+TYPE_CHECKING = False  # importing ``typing`` itself would cost the most here
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -76,15 +77,13 @@ class _FormerName:
 
 
 def install() -> None:
-    """Put the finders on ``sys.meta_path``, unless they are there or ``RESCALE_COMPAT`` is ``0``.
+    """Put the finders on ``sys.meta_path``, unless they are there.
 
     Importing the package does this; calling it again changes nothing.
     """
-    installed = any(getattr(finder, "__module__", None) == __name__ for finder in sys.meta_path)
-    if installed or os.environ.get("RESCALE_COMPAT") == "0":
-        return
-    sys.meta_path.insert(0, _MissingOperators)
-    sys.meta_path.append(_FormerName)
+    if not any(getattr(finder, "__module__", None) == __name__ for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MissingOperators)
+        sys.meta_path.append(_FormerName)
 
 
 install()

@@ -50,8 +50,23 @@ def test_basicsr_imports_in_any_interpreter_of_the_environment() -> None:
     assert result.stdout.startswith("1.4.2")
 
 
-def test_the_switch_leaves_the_original_error() -> None:
-    result = python("-c", "import rescale_compat, basicsr", RESCALE_COMPAT="0")
+@pytest.fixture
+def training_script(tmp_path: Path) -> str:
+    """BasicSR's own, from a copy: a script's folder is the first on its path."""
+    spec = find_spec("basicsr")
+    assert spec is not None and spec.submodule_search_locations
+    shutil.copytree(spec.submodule_search_locations[0], tmp_path / "basicsr")
+    return str(tmp_path / "basicsr" / "train.py")
+
+
+def test_unmodified_basicsr_script_starts(training_script: str) -> None:
+    result = python(training_script, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--auto_resume" in result.stdout
+
+
+def test_the_switch_leaves_the_original_error(training_script: str) -> None:
+    result = python(training_script, "--help", RESCALE_COMPAT="0")
     if result.returncode == 0:
         pytest.skip("BasicSR imports without help here")
     error = result.stderr.strip().splitlines()[-1]
@@ -61,13 +76,60 @@ def test_the_switch_leaves_the_original_error() -> None:
     )
 
 
-def test_unmodified_basicsr_script_starts(tmp_path: Path) -> None:
-    spec = find_spec("basicsr")
-    assert spec is not None and spec.submodule_search_locations
-    shutil.copytree(spec.submodule_search_locations[0], tmp_path / "basicsr")
-    result = python(str(tmp_path / "basicsr" / "train.py"), "--help")
+def test_switched_off_the_module_runs_an_unmodified_basicsr_script(training_script: str) -> None:
+    result = python("-m", "rescale_compat", training_script, "--help", RESCALE_COMPAT="0")
     assert result.returncode == 0, result.stderr
-    assert "--auto_resume" in result.stdout
+    assert result.stdout.startswith("usage: train.py ") and "--auto_resume" in result.stdout
+
+
+def test_switched_off_the_command_and_the_plugin_still_import_basicsr() -> None:
+    result = python("-c", "import rescale_model, basicsr", RESCALE_COMPAT="0")
+    assert result.returncode == 0, result.stderr
+
+
+def test_switched_off_starting_python_imports_nothing() -> None:
+    result = python("-c", "import sys; print(*sys.modules)", RESCALE_COMPAT="0")
+    assert "rescale_compat" not in result.stdout.split()
+
+
+def test_the_module_runs_a_script_as_python_does(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "neighbour.py").touch()
+    script = tmp_path / "folder" / "script.py"
+    script.write_text(
+        "import neighbour, sys\nprint(__name__, __file__, sys.argv, sys.path[0])\nsys.exit(3)\n"
+    )
+    plain = python(str(script), "-opt", "x.yml")
+    ours = python("-m", "rescale_compat", str(script), "-opt", "x.yml")
+    assert (ours.stdout, ours.stderr, ours.returncode) == (plain.stdout, plain.stderr, 3)
+
+
+def test_worker_processes_of_a_script_import_basicsr_too(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from torchvision.transforms.functional_tensor import rgb_to_grayscale\n"
+        "def told():\n"
+        "    return rgb_to_grayscale.__name__\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(pool.apply_async(told).get(timeout=60))\n"
+    )
+    result = python("-m", "rescale_compat", str(script), RESCALE_COMPAT="0")
+    assert result.stdout == "rgb_to_grayscale\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: python -m rescale_compat SCRIPT [ARGUMENTS]"),
+        (["-opt", "x.yml"], "usage: python -m rescale_compat SCRIPT [ARGUMENTS]"),
+        (["missing.py"], "rescale_compat: no such script: missing.py"),
+    ],
+)
+def test_the_module_says_what_it_needs(arguments: list[str], message: str) -> None:
+    result = python("-m", "rescale_compat", *arguments)
+    assert (result.returncode, result.stderr) == (1, message + "\n")
 
 
 def test_functional_tensor_is_the_private_module() -> None:
