@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rescale_app.ranks import Ranks
     from rescale_app.rescaler import Comparison, LRImage, Rescaler
     from rescale_data.image_file import LRInfo
+    from rescale_data.losses import Loss
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _METHODS = ("aidn", "vqir16", "vqir32")  # those of rescale_app.methods, which loads PyTorch
@@ -33,7 +34,8 @@ Exit code: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted, 143 t
 saves first). Errors are one line each; RESCALE_DEBUG=1 shows where they come from."""
 _DOWN = """\
 Downscale pictures so that `rescale up` can restore them. What that needs (scale, original size,
-network, weights) travels in the file. Pictures become 8-bit RGB; transparency is dropped."""
+network, weights) travels in the file. Pictures become 8-bit RGB; what is dropped with that
+(transparency, further frames, color profile, metadata, depth) is said in a warning."""
 _UP = """\
 Restore pictures that `rescale down` made, to exactly their original size. It needs nothing but the
 file. Where a platform has stripped the record from the file, say it by -s and --size. Rescaling is
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # OpenCV writes what it thinks of a broken file beside the one line that is ours
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # and Pillow, too
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -456,6 +459,7 @@ def _compare(args: argparse.Namespace) -> int:
     from rescale_app.picture import comparison_panel
     from rescale_app.ranks import Ranks
     from rescale_data.image_file import read_image, write_image
+    from rescale_data.losses import Loss, find_losses
 
     if args.input.is_dir():
         raise UsageError(f"{args.input}: is a folder; compare takes one picture")
@@ -473,6 +477,9 @@ def _compare(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise ValueError(_describe(error, args.input)) from error
     write_image(panel, comparison_panel(comparison))
+    for loss in find_losses(args.input.read_bytes()):
+        if loss is not Loss.METADATA:  # the panel is no substitute for the file
+            _warn(f"{args.input}: {loss.value}")
     print(_table(args.input, text, comparison))
     print(f"side by side: {panel}")
     return 0
@@ -622,6 +629,7 @@ def _convert_all(
     from tqdm import tqdm
 
     from rescale_data.image_file import write_image
+    from rescale_data.losses import find_losses
 
     many = args.input.is_dir()
     if many:
@@ -632,6 +640,7 @@ def _convert_all(
         first.setdefault(job.target, job.source)
     share = ranks.share(jobs)
     present = {job.target for job in share if job.target.is_file()}
+    losses: dict[Loss, list[Path]] = {}
     # On a terminal only, and only for a folder; below, tqdm.write keeps the bar in one piece.
     for job in tqdm(share, unit="picture", disable=None if many and ranks.is_first else True):
         try:
@@ -645,6 +654,7 @@ def _convert_all(
             if appeared and args.skip_existing:
                 kept += 1
                 continue
+            lost = find_losses(job.source.read_bytes())
             write_image(job.target, result.pixels, quality=args.quality, info=result.info)
         except (ValueError, OSError, MemoryError) as error:
             if os.environ.get("RESCALE_DEBUG") == "1":
@@ -655,8 +665,13 @@ def _convert_all(
         written += 1
         if appeared:
             _warn(f"{job.target}: appeared since this run began, replaced")
+        for loss in lost:
+            losses.setdefault(loss, []).append(job.source)
         if result.remark:
             tqdm.write(f"{job.source}: {result.remark}")
+    for loss, sources in losses.items():  # a line each, however many files there are
+        more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+        _warn(f"{sources[0]}{more}: {loss.value}")
     written, failures, kept = ranks.total(written, failures, kept)
     if ranks.is_first:
         if many:
