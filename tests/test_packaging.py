@@ -24,7 +24,7 @@ PTH = "rescale_compat.pth"
 
 def attempt(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     # `make test` hands its own settings down, which change what `make` prints.
-    ours = ("RESCALE_COMPAT", "MAKE", "MFLAGS", "PYTHONPATH")
+    ours = ("RESCALE_COMPAT", "MAKE", "MFLAGS", "PYTHON", "VENV")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)} | variables
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
