@@ -18,7 +18,7 @@ from rescale_arch.aidn_tiling import render
 from rescale_arch.conditional_resampling import ConditionalResampling
 from rescale_arch.differentiable_jpeg import DifferentiableJPEG
 from rescale_arch.rounding import QUANTIZATIONS, Quantization, quantize
-from rescale_arch.row_stream import inverse_ratio
+from rescale_arch.row_stream import compute_dtype, inverse_ratio
 from rescale_arch.scale_adaption import ScaleAdaption
 from rescale_arch.scales import Scale, Size, lr_size, scale_pair
 
@@ -254,7 +254,7 @@ class RescalingTrunk(nn.Module):
         # apart than the 8 bits that the LR image is stored with.
         with torch.autocast(x.device.type, enabled=False):
             head = self.head(self.sub_mean(x))
-        features = head
+        features = head.to(compute_dtype(x))  # the sums of the blocks stay in half precision, too
         *blocks, last = self.body
         inverse = inverse_ratio(ratio, x)
         for index, block in enumerate(blocks, start=1):

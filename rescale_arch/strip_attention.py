@@ -43,10 +43,10 @@ class StripAttention(nn.Module, ABC):
                 f"channels is {channels}, whose half {self.heads} heads do not divide: valid are "
                 f"multiples of {_CHANNELS_PER_HEAD}"
             )
-        self.attention_norm = nn.LayerNorm(channels)
+        self.attention_norm = _LayerNorm(channels)
         self.conv_input = nn.Conv2d(channels, channels, 1)
         self.fuse_out = nn.Conv2d(channels, channels, 1)
-        self.ffn_norm = nn.LayerNorm(channels)
+        self.ffn_norm = _LayerNorm(channels)
         self.ffn = _MLP(channels)
         self.PEG = _PositionEncoding(channels)
 
@@ -122,6 +122,15 @@ class InterStripAttention(StripAttention):
         attended = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = attended.unflatten(3, (-1, qkv.shape[-1])).transpose(2, 3).flatten(1, 2)
         return out
+
+
+class _LayerNorm(nn.LayerNorm):
+    """Layer norm that keeps the dtype of its input under autocast, which CUDA's would not."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        with torch.autocast(input.device.type, enabled=False):
+            return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
 class _MLP(nn.Module):

@@ -504,8 +504,21 @@ def _middle(channels: int) -> nn.Sequential:
     )
 
 
+class _GroupNorm(nn.GroupNorm):
+    """Group norm that keeps the dtype of its input under autocast.
+
+    Autocast on CUDA would compute it in float32 and leave float32 maps behind, the largest of the
+    network. The kernels sum up in float32 whatever the dtype of the input is.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)
+        with torch.autocast(input.device.type, enabled=False):
+            return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+
+
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(_NORM_GROUPS, channels, eps=1e-6)
+    return _GroupNorm(_NORM_GROUPS, channels, eps=1e-6)
 
 
 def _swish(x: Tensor) -> Tensor:

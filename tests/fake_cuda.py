@@ -37,17 +37,20 @@ from __future__ import annotations
 
 import ctypes
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -86,6 +89,19 @@ class Sync(NamedTuple):
     """The call in the code under test: file, line and its text."""
 
 
+@dataclass
+class Memory:
+    """Bytes on the device, of tensors made since `FakeGPU.memory` was entered."""
+
+    now: int = 0
+    peak: int = 0
+
+    def add(self, count: int) -> None:
+        """Counts an allocation, or a release if negative."""
+        self.now += count
+        self.peak = max(self.peak, self.now)
+
+
 class FakeGPU:
     """What ``fake_cuda()`` gives."""
 
@@ -115,6 +131,13 @@ class FakeGPU:
         found: list[Sync] = []
         with _Watch(self, found.append):
             yield found
+
+    @contextmanager
+    def memory(self) -> Iterator[Memory]:
+        """Counts the bytes of tensors that are made, without the workspace of any kernel."""
+        memory = Memory()
+        with _Count(memory):
+            yield memory
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
@@ -162,6 +185,33 @@ class _Watch(TorchDispatchMode):
         if name is not None:
             self.found(Sync(name, _caller()))
         return func(*args, **kwargs)
+
+
+class _Count(TorchDispatchMode):
+    """Counts what operators allocate, until it is released."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__()
+        self.memory = memory
+        self.counted: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if _is_fake(leaf)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if _is_fake(leaf) and leaf.is_cuda:
+                storage = leaf.untyped_storage()
+                if storage not in given and storage not in self.counted:
+                    self.counted.add(storage)
+                    self.memory.add(storage.nbytes())
+                    weakref.finalize(storage, self.memory.add, -storage.nbytes())
+        return result
+
+
+def _is_fake(leaf: Any) -> bool:
+    return isinstance(leaf, FakeTensor)
 
 
 def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
@@ -222,8 +272,9 @@ def _device_guard() -> Iterator[None]:
 class _PythonInterface(TorchFunctionMode):
     """What has to differ for FakeTensors in Python's half of PyTorch.
 
-    CUDA devices get their index, which a CPU build of PyTorch cannot look up; and ``deepcopy`` does
-    not copy the FakeTensorMode along with a tensor, which frees what both copies point to twice.
+    CUDA devices get their index, which a CPU build of PyTorch cannot look up; attention takes a
+    fused kernel; and ``deepcopy`` does not copy the FakeTensorMode along with a tensor, which frees
+    what both copies point to twice.
     """
 
     def __torch_function__(
@@ -231,6 +282,8 @@ class _PythonInterface(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.cuda:
             return args[0].to(FakeGPU.device)
+        if func is F.scaled_dot_product_attention and args[0].is_cuda:
+            return _attention(*args, **(kwargs or {}))
         if func is Tensor.__deepcopy__:
             tensor, memo = args
             with torch.no_grad():
@@ -240,6 +293,18 @@ class _PythonInterface(TorchFunctionMode):
             return memo.setdefault(id(tensor), copy)
         args, kwargs = tree_map(_indexed, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The fused kernel that takes the most; a CPU build would form the attention matrices."""
+    if torch.is_autocast_enabled("cuda"):
+        q, k, v = (x.to(torch.get_autocast_dtype("cuda")) for x in (q, k, v))
+    if q.shape[-1] > 2**16:
+        raise RuntimeError("cutlassF: no kernel found to launch!")
+    attended: Tensor = aten._scaled_dot_product_efficient_attention(
+        q, k, v, None, compute_log_sumexp=q.requires_grad
+    )[0]
+    return attended
 
 
 def _indexed(value: Any) -> Any:

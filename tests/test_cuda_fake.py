@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rescale_arch import AIDN, VQGAN, VQIR
+from rescale_arch.aidn_arch import ResidualBlock
 from rescale_arch.memory_format import channels_last
+from rescale_arch.scale_adaption import ScaleAdaption
 
 VQ: dict[str, Any] = {
     "ch": 32,
@@ -79,6 +81,68 @@ def test_rescaling_stays_on_the_gpu_and_never_waits(name: str, bf16: bool) -> No
                 restored = net.upscale(lr, *scale_of(net), size=(SIDE, SIDE))
                 assert lr.dtype == restored.dtype == torch.float32
                 assert restored.shape == hr.shape
+
+
+@pytest.mark.parametrize("name", ["vqgan", "vqir-16-2"])
+def test_norms_keep_bfloat16(name: str) -> None:
+    with fake_cuda() as gpu:
+        net = NETWORKS[name]().to(gpu.device)
+        dtypes = output_dtypes(net, (nn.GroupNorm, nn.LayerNorm))
+        with torch.autocast("cuda", torch.bfloat16):
+            net(torch.rand(1, 3, SIDE, SIDE, device=gpu.device))
+        assert set(dtypes) == {torch.bfloat16}
+        net(torch.rand(1, 3, SIDE, SIDE, device=gpu.device))
+        assert set(dtypes) == {torch.bfloat16, torch.float32}
+
+
+def test_the_residual_stream_of_aidn_is_bfloat16() -> None:
+    with fake_cuda() as gpu:
+        net = NETWORKS["aidn"]().to(gpu.device)
+        dtypes = output_dtypes(net, (ResidualBlock, ScaleAdaption))
+        with torch.autocast("cuda", torch.bfloat16):
+            lr, restored = net(torch.rand(1, 3, SIDE, SIDE, device=gpu.device), 2.5)
+        assert set(dtypes) == {torch.bfloat16}
+        assert lr.dtype == restored.dtype == torch.float32
+
+
+def output_dtypes(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[torch.dtype]:
+    """Filled with the dtypes of what parts of these kinds return."""
+    dtypes: list[torch.dtype] = []
+    for part in net.modules():
+        if isinstance(part, kinds):
+            part.register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
+    return dtypes
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_vqir_takes_less_memory_in_bfloat16(stage: Literal[1, 2]) -> None:
+    peaks = {}
+    for bf16 in (False, True):
+        with fake_cuda() as gpu:
+            net = channels_last(VQIR(16, stage, **VQ).to(gpu.device)).eval()
+            hr = torch.rand(1, 3, 1080, 1920, device=gpu.device)
+            half = torch.autocast("cuda", torch.bfloat16, enabled=bf16)
+            with torch.no_grad(), half, gpu.memory() as memory:
+                lr = net.downscale(hr)
+            down = memory.peak
+            with torch.no_grad(), half, gpu.memory() as memory:
+                net.upscale(lr, size=(1080, 1920))
+            peaks[bf16] = down, memory.peak
+    ratios = [half / full for full, half in zip(*peaks.values(), strict=True)]
+    assert max(ratios) < 0.8, ratios
+
+
+def test_memory_is_counted_until_it_is_released() -> None:
+    with fake_cuda() as gpu, gpu.memory() as memory:
+        x = torch.zeros(1000, device=gpu.device)
+        y = x.view(10, 100)
+        z = x + 1
+        del x, z
+        assert (memory.now, memory.peak) == (4000, 8000)
+        y.add_(1)
+        del y
+        torch.zeros(10)
+        assert (memory.now, memory.peak) == (0, 8000)
 
 
 WAITING: dict[str, Callable[[Tensor], Any]] = {
