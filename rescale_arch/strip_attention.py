@@ -1,7 +1,7 @@
 """Strip attention: attention within and between the rows and columns of a feature map.
 
 Paper: Stripformer: Strip Transformer for Fast Image Deblurring, ECCV 2022, arXiv 2204.04627.
-Its cost grows with H W (H + W), not with (H W)^2. The attention matrices are never stored.
+Its cost grows with H W (H + W), not with (H W)^2.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CHANNELS_PER_HEAD = 64
+_WIDEST_HEAD = 2**16  # channels of a head that the fused attention kernel for CUDA takes
+_SUMMED_AT_ONCE = 2**13  # channels of a wider head
 
 
 class StripAttention(nn.Module, ABC):
@@ -119,9 +121,28 @@ class InterStripAttention(StripAttention):
             part.unflatten(1, (self.heads, -1)).transpose(2, 3).flatten(3)
             for part in qkv.chunk(3, dim=1)
         )
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = _attention(q, k, v)
         out: Tensor = attended.unflatten(3, (-1, qkv.shape[-1])).transpose(2, 3).flatten(1, 2)
         return out
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``scaled_dot_product_attention`` of heads of any width; each (B, heads, tokens, width).
+
+    The matrix (tokens, tokens) is formed where heads are wide, which makes it the smaller one.
+    """
+    width = q.shape[-1]
+    if width <= _WIDEST_HEAD:
+        return F.scaled_dot_product_attention(q, k, v)
+    dtype = torch.promote_types(q.dtype, torch.float32)  # as the kernels sum up
+    with torch.autocast(q.device.type, enabled=False):
+        scores = q.new_zeros((*q.shape[:-1], k.shape[-2]), dtype=dtype)
+        for q_part, k_part in zip(
+            q.split(_SUMMED_AT_ONCE, -1), k.split(_SUMMED_AT_ONCE, -1), strict=True
+        ):
+            scores = scores + q_part.to(dtype) @ k_part.to(dtype).mT
+        attended: Tensor = (scores * width**-0.5).softmax(-1).to(v.dtype) @ v
+    return attended
 
 
 class _LayerNorm(nn.LayerNorm):

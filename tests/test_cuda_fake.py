@@ -16,6 +16,7 @@ from rescale_arch import AIDN, VQGAN, VQIR
 from rescale_arch.aidn_arch import ResidualBlock
 from rescale_arch.memory_format import channels_last
 from rescale_arch.scale_adaption import ScaleAdaption
+from rescale_arch.strip_attention import InterStripAttention
 
 VQ: dict[str, Any] = {
     "ch": 32,
@@ -143,6 +144,14 @@ def test_memory_is_counted_until_it_is_released() -> None:
         del y
         torch.zeros(10)
         assert (memory.now, memory.peak) == (0, 8000)
+
+
+def test_attention_takes_heads_wider_than_the_kernel_does() -> None:
+    with fake_cuda() as gpu:
+        block = InterStripAttention(64).to(gpu.device)
+        x = torch.rand(1, 64, 8, 2080, device=gpu.device)  # 32 channels of a head, times 2,080
+        assert block(x).shape == x.shape
+        block(x.mT).sum().backward()
 
 
 WAITING: dict[str, Callable[[Tensor], Any]] = {

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rescale_arch import VQGAN, VQIR
+from rescale_arch import VQGAN, VQIR, strip_attention
 from rescale_arch.invertible import Attend, Coupling, Haar, Mix, Operation, Projection
 from rescale_arch.memory_format import channels_last
 from rescale_arch.official_weights import (
@@ -260,6 +260,23 @@ def test_strip_attention_is_the_papers(kind: type[StripAttention], channels: int
             nn.init.normal_(parameter, mean=1.0, std=0.3)
     x = torch.randn(2, channels, 5, 7, dtype=torch.float64)
     torch.testing.assert_close(module(x), strips_by_matrices(module, x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wide_heads_attend_as_narrow_ones_do(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = (torch.randn(2, 3, 11, 50, dtype=dtype, requires_grad=True) for _ in range(3))
+
+    def attended() -> tuple[Tensor, ...]:
+        out = strip_attention._attention(q, k, v)
+        return out, *torch.autograd.grad(out.float().square().sum(), (q, k, v))
+
+    expected = attended()
+    monkeypatch.setattr(strip_attention, "_WIDEST_HEAD", 49)
+    monkeypatch.setattr(strip_attention, "_SUMMED_AT_ONCE", 16)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(attended(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_strips_refuse_channels_that_heads_do_not_divide() -> None:
