@@ -104,7 +104,9 @@ class ConditionalResampling(nn.Module):
         expand = self.weight_expand.transpose(0, 1).reshape(num_feat, num_expert * hidden, 1, 1)
         routing = routing.unsqueeze(2)
         products = F.conv2d(f1, compress).unflatten(1, (num_expert, hidden))
-        compressed = (products * routing).sum(1, keepdim=True)
+        products = products * routing
+        # autocast on CUDA would return float32, and the following product with it
+        compressed = products.sum(1, keepdim=True, dtype=products.dtype)
         return f1 + F.conv2d((compressed * routing).flatten(1, 2), expand)
 
 

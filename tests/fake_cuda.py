@@ -53,7 +53,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -73,6 +73,7 @@ _WAITING = {
     aten._unique,
     aten._unique2,
 }
+_INDEXING = {aten.index, aten.index_put, aten.index_put_}
 _COPYING = {aten._to_copy, aten.copy_, aten._copy_from}
 
 
@@ -216,29 +217,27 @@ def _is_fake(leaf: Any) -> bool:
 
 def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
     """What is to be reported of the call of an operator, if anything."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if func.overloadpacket in _COPYING:
-        if func.overloadpacket is aten._to_copy:
+    packet = func.overloadpacket
+    if packet in _COPYING:
+        if packet is aten._to_copy:
             target, source = torch.device(kwargs.get("device") or args[0].device), args[0].device
         else:
             target, source = args[0].device, args[1].device
-        pinned = kwargs.get("non_blocking", False)
-        if func.overloadpacket is aten.copy_ and len(args) > 2:
-            pinned = args[2]
-        crosses = {target.type, source.type} == {"cuda", "cpu"}
+        goes_on = kwargs.get("non_blocking", False)
+        if packet is aten.copy_ and len(args) > 2:
+            goes_on = args[2]
         # Only the way to the device goes on by itself: a result on the host has to be awaited.
-        if crosses and not (pinned and target.type == "cuda"):
-            return f"copy {source.type} -> {target.type}"
-        return None
-    if not any(tensor.is_cuda for tensor in tensors):
-        return None
-    masks = func.overloadpacket in {aten.index, aten.index_put, aten.index_put_} and any(
-        isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-    )
-    # index_put_ with one value fills by the mask, without knowing how much that is
-    if masks and func.overloadpacket is not aten.index and args[2].numel() == 1:
-        masks = False
-    return str(func) if masks or func.overloadpacket in _WAITING else None
+        if {target.type, source.type} != {"cuda", "cpu"} or (goes_on and target.type == "cuda"):
+            return None
+        return f"copy {source.type} -> {target.type}"
+    if packet in _INDEXING:
+        waits = any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+        # One value fills what a mask selects without knowing how much that is.
+        waits = waits and (packet is aten.index or args[2].numel() > 1)
+    else:
+        waits = packet in _WAITING
+    tensors = tree_leaves((args, kwargs)) if waits else ()
+    return str(func) if any(_is_fake(tensor) and tensor.is_cuda for tensor in tensors) else None
 
 
 def _caller() -> str:
@@ -283,7 +282,7 @@ class _PythonInterface(TorchFunctionMode):
         if func is Tensor.cuda:
             return args[0].to(FakeGPU.device)
         if func is F.scaled_dot_product_attention and args[0].is_cuda:
-            return _attention(*args, **(kwargs or {}))
+            return _attention(*args)
         if func is Tensor.__deepcopy__:
             tensor, memo = args
             with torch.no_grad():
@@ -291,8 +290,8 @@ class _PythonInterface(TorchFunctionMode):
             if isinstance(tensor, nn.Parameter):
                 copy = nn.Parameter(copy, tensor.requires_grad)
             return memo.setdefault(id(tensor), copy)
-        args, kwargs = tree_map(_indexed, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        kwargs = {name: _indexed(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_indexed, args), **kwargs)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
