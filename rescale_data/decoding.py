@@ -202,7 +202,7 @@ def _decode_with_opencv(
     if image is None:
         raise _broken(name)
     if image.shape[2] == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return image
 
 
