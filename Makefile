@@ -21,7 +21,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: $(RUNTIME) ## train a small network on a few pictures and restore others with it
-	$(BIN)/python -m rescale_app.demo
+	$(BIN)/python -m examples.demo
 
 demo-page: $(PAGE) ## serve the page to shrink, restore and compare pictures, and open it in the browser
 	$(BIN)/rescale demo --open
@@ -57,7 +57,7 @@ clean: ## remove build products and caches (environments and your results stay)
 # The VQGAN is tested against the package taming-transformers-rom1504, which runs without most of what
 # it asks for: old versions of PyTorch Lightning and others.
 # A stamp is the last thing a set-up step writes, so an interrupted step is run again.
-$(RUNTIME): pyproject.toml constraints.txt Makefile tools/install_basicsr.py
+$(RUNTIME): setup.py pyproject.toml constraints.txt Makefile tools/install_basicsr.py
 	@python="$(BIN)/python"; "$$python" -m pip --version >/dev/null 2>&1 || python="$(PYTHON)"; \
 	"$$python" $(IS_SUPPORTED) 2>/dev/null || { python="$${python:-python3}"; \
 		echo "Python 3.11 or later is required, and $$python is $$("$$python" --version 2>&1)." \
@@ -65,7 +65,7 @@ $(RUNTIME): pyproject.toml constraints.txt Makefile tools/install_basicsr.py
 	[ "$$python" = "$(BIN)/python" ] || { \
 		echo "Making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); }
 	@echo "Installing PyTorch, BasicSR and this project into $(VENV)"
-	$(PIP) --quiet hatchling setuptools wheel
+	$(PIP) --quiet setuptools wheel
 	$(BIN)/python tools/install_basicsr.py --disable-pip-version-check --quiet
 	$(PIP) --no-build-isolation --editable .
 	@touch $@

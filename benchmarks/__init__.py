@@ -1,1 +1,1 @@
-"""Measurements of speed and memory, against plain implementations of the papers' formulas."""
+"""Measures speed and memory against plain implementations of the papers' formulas."""

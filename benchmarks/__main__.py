@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, prints tables, writes JSON and a plot."""
+"""Measures speed and memory; prints tables, and writes them as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -18,19 +18,30 @@ _RESULTS = Path(__file__).with_name("results")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tables that the command line asks for; 0 if all of them could be measured."""
+    """Runs the selected tables; returns 0 if none of the measurements failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", metavar="NAMES", help=f"tables, by commas: {', '.join(TABLES)} (default: all)"
+        "--only",
+        metavar="NAMES",
+        help=f"comma-separated tables: {', '.join(TABLES)} (default: all)",
     )
-    parser.add_argument("--quick", action="store_true", help="tiny networks: to see that it runs")
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="(default: the CPU, and a GPU where there is one)"
+        "--quick", action="store_true", help="tiny networks, to check that everything runs"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="(default: the CPU, and a GPU if available)"
     )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="(default: all cores)")
-    parser.add_argument("--repeats", type=int, default=2, help="of every measurement, in turn")
-    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the JSON file")
-    parser.add_argument("--name", help="of that file (default: machine and date)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=2,
+        help="number of rounds of measurements (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=_RESULTS, help="folder for the JSON file (default: %(default)s)"
+    )
+    parser.add_argument("--name", help="name of the JSON file (default: machine and date)")
     given = parser.parse_args(arguments)
     names = given.only.split(",") if given.only else list(TABLES)
     for name in names:

@@ -1,4 +1,4 @@
-"""AIDN: a round trip, and what bfloat16 costs on real pictures."""
+"""AIDN: speed and memory of a round trip, and the loss of quality by bfloat16."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import rescale_app
 from benchmarks import probe
 from benchmarks.reference.aidn import PlainAIDN
 from rescale_arch import AIDN, lr_size
+from rescale_arch.architecture import load_network
 from rescale_arch.compiling import compile_for_inference
 from rescale_arch.memory_format import channels_last
-from rescale_arch.official_weights import aidn_config, canonical_weights
 from rescale_arch.rounding import quantize
 from rescale_data.weight_file import read_weights
 
 SCALE = 2.5
-_PICTURES = ("astronaut", "chelsea", "coffee", "rocket")
+_IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def round_trip(
@@ -33,10 +33,10 @@ def round_trip(
     repeats: int = 1,
     keep: str | None = None,
 ) -> dict[str, float]:
-    """Downscales a picture of noise by 2.5, and restores one from an LR picture of noise.
+    """Downscales a noise image by 2.5, and restores an image from another noise image.
 
-    Not from what was downscaled: where rounding errors make a sample of that round to another of
-    the 8-bit levels, restored pictures would differ by more than the networks do.
+    The downscaled image itself is not restored: numerical errors can round one of its samples to a
+    different 8-bit level, and restored images would differ by more than the networks do.
 
     Args:
         kind: ``plain`` or ``ours``.
@@ -44,9 +44,9 @@ def round_trip(
         size: (H, W).
         network: keywords of :class:`AIDN`.
         device: ``cpu`` or ``cuda``.
-        compiled: as by ``rescale down --compile``.
+        compiled: whether to compile, as ``rescale down --compile`` does.
         repeats: see :func:`benchmarks.probe.round_trip`.
-        keep: file to write LR and restored picture to.
+        keep: file for the LR and restored images.
     """
     torch.manual_seed(0)
     net = build(kind, network).to(device)
@@ -55,7 +55,7 @@ def round_trip(
         hr = hr.contiguous(memory_format=torch.channels_last)
 
     if compiled:
-        compile_for_inference(net)  # for any size, with the small picture that comes first
+        compile_for_inference(net)  # for any size; compiles on the small image that comes first
     stored = probe.noise(lr_size(size, SCALE), device)
 
     def trip(hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ def round_trip(
 
 
 def build(kind: str, network: dict[str, Any]) -> AIDN | PlainAIDN:
-    """AIDN, or its plain reference with the same weights; random, eval mode, without gradients."""
+    """AIDN or its plain reference, with the same random weights, in evaluation mode."""
     net = AIDN(**network).eval().requires_grad_(False)
     if kind == "plain":
         copy: PlainAIDN = probe.plain_copy(PlainAIDN, net, network)
@@ -77,9 +77,9 @@ def build(kind: str, network: dict[str, Any]) -> AIDN | PlainAIDN:
 
 
 def operations(size: tuple[int, int], network: dict[str, Any], device: str) -> dict[str, float]:
-    """Floating-point operations of a round trip, and what this device does of them a second.
+    """Floating-point operations of a round trip, and the rate of the device per second.
 
-    The rates are those of a large matrix product and of the trunk's convolution in bfloat16.
+    Rates are measured for a large matrix product and for the trunk's convolution, in bfloat16.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -106,23 +106,21 @@ def operations(size: tuple[int, int], network: dict[str, Any], device: str) -> d
 
 
 def bf16_loss(weights: str, side: int, device: str = "cpu") -> dict[str, float]:
-    """PSNR (dB, RGB, 8 bits) in fp32 and bf16, of real pictures with shipped weights.
+    """PSNR (dB, RGB, 8 bits) in fp32 and bf16, on real images with included weights.
 
     Args:
-        weights: their name.
-        side: pictures are cropped to this.
+        weights: name of the weights.
+        side: images are cropped to this side.
         device: ``cpu`` or ``cuda``.
     """
     from skimage import data
 
     folder = Path(rescale_app.__file__).parent / "weights"
-    checkpoint = read_weights(folder / f"{weights}.safetensors")
-    tensors = canonical_weights(checkpoint)
-    net = AIDN(**(aidn_config(tensors) | dict(checkpoint.get("config", {}))))
-    net.load_state_dict(tensors)
-    channels_last(net.eval().requires_grad_(False)).to(device)
+    path = folder / f"{weights}.safetensors"
+    net: AIDN = load_network(read_weights(path), str(path)).network
+    channels_last(net).to(device)
     sums = {"fp32": 0.0, "bf16": 0.0}
-    for name in _PICTURES:
+    for name in _IMAGES:
         pixels = getattr(data, name)()[:side, :side]
         hr = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
         for precision in sums:
@@ -133,5 +131,5 @@ def bf16_loss(weights: str, side: int, device: str = "cpu") -> dict[str, float]:
                 lr = quantize(net.downscale(hr, SCALE))
                 restored = quantize(net.upscale(lr, SCALE, size=(hr.shape[-2], hr.shape[-1])))
             error = (restored - hr).double().square().mean().item()
-            sums[precision] += -10 * np.log10(error) / len(_PICTURES)
+            sums[precision] += -10 * np.log10(error) / len(_IMAGES)
     return {**sums, "lost": sums["fp32"] - sums["bf16"]}

@@ -1,4 +1,4 @@
-"""The process of one measurement: calls a function of this package and prints what it returns."""
+"""Process of a single measurement: calls a function of this package and prints the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def main(function: str, arguments: str) -> None:
-    """Runs ``module.function`` with JSON keywords; the last line printed is JSON."""
+    """Calls ``module.function`` with JSON keywords; prints the result as a line of JSON."""
     module, name = function.split(".")
     keywords = json.loads(arguments)
     threads = keywords.pop("threads", None)

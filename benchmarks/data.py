@@ -14,14 +14,14 @@ from benchmarks.probe import peak_memory, seconds
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_data.prepare import build_lmdb
 
-_PICTURES = ("astronaut", "chelsea", "coffee", "rocket")
+_IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def make(folder: str, count: int, side: int) -> dict[str, float]:
-    """Fills ``folder`` with ``count`` PNG pictures of ``side``, cut out of scikit-image's."""
+    """Fills ``folder`` with ``count`` PNG images of ``side``, cropped from scikit-image's."""
     from skimage import data
 
-    sources = [np.ascontiguousarray(getattr(data, name)()[..., ::-1]) for name in _PICTURES]
+    sources = [np.ascontiguousarray(getattr(data, name)()[..., ::-1]) for name in _IMAGES]
     draw = np.random.RandomState(0)
     os.makedirs(folder)
     for index in range(count):
@@ -34,16 +34,16 @@ def make(folder: str, count: int, side: int) -> dict[str, float]:
         crop = source[top : top + side, left : left + side]
         if not cv2.imwrite(path, crop, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
             raise OSError(f"{path}: cannot be written")
-    return {"pictures": count}
+    return {"images": count}
 
 
 def prepare(folder: str, lmdb: str) -> dict[str, float]:
-    """Puts the pictures of ``folder`` into an LMDB."""
+    """Stores the images of ``folder`` in an LMDB."""
     result: dict[str, float] = {}
     with peak_memory("cpu", result):
         result["seconds"] = seconds(lambda: build_lmdb(folder, lmdb), "cpu")
-    pictures = sum(1 for _ in Path(folder).iterdir())
-    result["ms_per_picture"] = 1000 * result["seconds"] / pictures
+    images = sum(1 for _ in Path(folder).iterdir())
+    result["ms_per_image"] = 1000 * result["seconds"] / images
     return result
 
 
@@ -53,8 +53,8 @@ def read(root: str, gt_size: int, count: int, workers: int = 0) -> dict[str, flo
     Args:
         root: folder or LMDB.
         gt_size: side of the crops.
-        count: how many, after some to warm up.
-        workers: processes; 0 reads in this one.
+        count: number of crops, after a warm-up.
+        workers: number of processes; 0 reads in the main process.
     """
     result: dict[str, float] = {}
     with peak_memory("cpu", result):

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Description of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The model's name where Linux tells it; the instruction set otherwise."""
+    """The model name on Linux; otherwise the architecture."""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:

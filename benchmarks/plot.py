@@ -1,4 +1,4 @@
-"""A picture of the tables: seconds and peak memory, row by row."""
+"""A plot of the tables: seconds and peak memory of each row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.tables import Table, text
 
 
 def plot(tables: Sequence[Table], path: Path) -> bool:
-    """Draws the tables that have seconds and memory into ``path``, a PNG file; whether any has."""
+    """Plots tables with seconds and memory to a PNG file; returns False if there are none."""
     shown = [table for table in tables if any("seconds" in row for row in table.rows)]
     if not shown:
         return False

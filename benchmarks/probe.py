@@ -1,4 +1,4 @@
-"""Time and peak memory of a piece of work, on a CPU or a GPU."""
+"""Time and peak memory of a function, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SMALL = 64
 
 
 def seconds(work: Callable[[], object], device: str, repeats: int = 1) -> float:
-    """Median time of ``work``; on a GPU until it has finished there."""
+    """Median run time of ``work``, including its kernels on a GPU."""
     times = []
     for _ in range(repeats):
         synchronize(device)
@@ -34,10 +34,10 @@ def seconds(work: Callable[[], object], device: str, repeats: int = 1) -> float:
 
 @contextmanager
 def peak_memory(device: str, into: dict[str, float]) -> Iterator[None]:
-    """Adds ``mib``: the peak within the block above what was in use when it was entered.
+    """Adds ``mib``: the peak memory in the block, minus the memory in use before it.
 
-    On a CPU that is resident memory above the process's peak until then, so whatever comes before
-    the block ought to need little.
+    On a CPU, it is the peak resident memory of the process minus its earlier peak, so code before
+    the block should need little memory.
     """
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -61,17 +61,17 @@ def round_trip(
     """Time and peak memory of ``trip``.
 
     Args:
-        trip: takes a picture and gives the LR and the restored one.
+        trip: takes an image and returns the LR and restored images.
         hr: (1, 3, H, W).
         precision: ``fp32`` or ``bf16`` (autocast).
-        repeats: how often a GPU's time is taken, after the run whose memory is.
-        keep: file to write what ``trip`` gives to.
+        repeats: number of timed runs on a GPU, after one for the memory.
+        keep: file for the results of ``trip``.
     """
     device = hr.device.type
     result: dict[str, float] = {}
     bf16 = precision == "bf16"
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-        # what is set up once
+        # one-time initialisation
         trip(hr[..., :_SMALL, :_SMALL])
         outputs: list[Tensor] = []
         with peak_memory(device, result):
@@ -85,12 +85,12 @@ def round_trip(
 
 
 def noise(size: tuple[int, int], device: str) -> Tensor:
-    """An 8-bit picture of noise: (1, 3, H, W) in [0, 1]."""
+    """A noise image with 8-bit levels: (1, 3, H, W) in [0, 1]."""
     return quantize(torch.rand(1, 3, *size, device=device))
 
 
 def plain_copy(plain: Callable[..., nn.Module], net: nn.Module, network: dict[str, Any]) -> Any:
-    """The plain reference of ``net``, with its very weights: a copy would raise the peak."""
+    """The plain reference of ``net``; shares its weights, as a copy would raise peak memory."""
     with torch.device("meta"):
         copy = plain(**network)
     copy.load_state_dict(net.state_dict(), assign=True)

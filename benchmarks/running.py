@@ -1,7 +1,6 @@
-"""Runs measurements, each in a process of its own so that its peak memory is its own.
+"""Runs each measurement in a separate process, to measure its peak memory.
 
-This side stays free of PyTorch: a process that is started inherits the peak of the one that starts
-it.
+This module does not import PyTorch, since a child process inherits the peak memory of its parent.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ class Case:
     """A measurement.
 
     Attributes:
-        label: what tables call it.
-        function: ``module.function`` of this package; runs in a process of its own and returns
-            numbers by name.
-        arguments: its keywords; what JSON can hold.
+        label: its name in tables.
+        function: ``module.function`` of this package; runs in a separate process and returns a
+            dictionary of numbers.
+        arguments: its keywords, which JSON must be able to represent.
     """
 
     label: str
@@ -35,11 +34,11 @@ class Case:
 
 
 def measure(cases: Sequence[Case], repeats: int) -> list[Result]:
-    """Measures ``cases`` in turn, ``repeats`` times over, so that a busy moment hits them alike.
+    """Measures all ``cases`` in turn, ``repeats`` times, so that other load affects all alike.
 
     Returns:
-        For each case the run in which it took the fewest ``seconds``; in place of numbers
-        ``error`` where a case ran out of memory, ``failure`` where it failed otherwise.
+        For each case, the run with the lowest ``seconds``. Instead of numbers, it has ``error`` if
+        the case ran out of memory, or ``failure`` if it failed otherwise.
     """
     results: list[list[Result]] = [[] for _ in cases]
     for number in range(repeats):
@@ -47,7 +46,7 @@ def measure(cases: Sequence[Case], repeats: int) -> list[Result]:
             if number == 0 or "seconds" in runs[0]:
                 try:
                     runs.append(run(case))
-                except RuntimeError as error:  # the other cases may tell something all the same
+                except RuntimeError as error:  # continue with the other cases
                     print(error, file=sys.stderr, flush=True)
                     runs.append({"failure": str(error).strip().splitlines()[-1]})
                 shown = ", ".join(f"{key} {_short(value)}" for key, value in runs[-1].items())
@@ -56,10 +55,10 @@ def measure(cases: Sequence[Case], repeats: int) -> list[Result]:
 
 
 def run(case: Case) -> Result:
-    """Runs one case in a process of its own.
+    """Runs one case in a separate process.
 
     Raises:
-        RuntimeError: it failed; the message has the end of what it said.
+        RuntimeError: it failed; the message contains the end of its output.
     """
     child = subprocess.run(
         [sys.executable, "-m", "benchmarks.child", case.function, json.dumps(dict(case.arguments))],

@@ -1,4 +1,4 @@
-"""The tables: which cases they compare, and what they print of them."""
+"""The tables: the cases that they compare, and their rows and notes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _WEIGHTS = ("aidn", "aidn-small")
 
 @dataclass(frozen=True)
 class Settings:
-    """What all tables depend on.
+    """Settings of all tables.
 
     Attributes:
-        quick: tiny networks and pictures, to see that everything runs.
-        threads: of every process, on the CPU.
-        repeats: of every measurement.
-        devices: to measure on, ``cpu`` and ``cuda``.
+        quick: use tiny networks and images, to check that everything runs.
+        threads: CPU threads of every process.
+        repeats: number of rounds of measurements.
+        devices: devices to measure, of ``cpu`` and ``cuda``.
         folder: for temporary files.
     """
 
@@ -33,13 +33,13 @@ class Settings:
     folder: str
 
     def repeats_on(self, device: str) -> int:
-        """On a GPU a process repeats its measurement itself."""
+        """Number of rounds; on a GPU, each process repeats its measurement itself."""
         return 1 if device == "cuda" else self.repeats
 
 
 @dataclass
 class Table:
-    """Rows of figures by column name; the first row is what ratios refer to."""
+    """Rows of numbers by column name; ratios are relative to the first row."""
 
     title: str
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Table:
     has_failures: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """For the results file."""
+        """The table as stored in the results file."""
         return {"title": self.title, "rows": self.rows, "notes": self.notes}
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Table:
 
 
 def aidn(settings: Settings) -> Iterator[Table]:
-    """Round trips at 2.5, plain and ours; what bfloat16 costs."""
+    """Round trips at 2.5, plain and ours; the loss of quality by bfloat16."""
     network = {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
     sizes = {"cpu": [(1024, 1024)], "cuda": [(1080, 1920), (2160, 3840)]}
     pairs = [(device, size) for device in settings.devices for size in sizes[device]]
@@ -83,18 +83,18 @@ def aidn(settings: Settings) -> Iterator[Table]:
         arguments = {"size": size, "network": network, "device": device}
         results = _compare(settings, table, "aidn.round_trip", modes, arguments)
         if device == "cuda":
-            _floor(settings, table, arguments, results)
+            _add_lower_bound(settings, table, arguments, results)
         for weights in _WEIGHTS:
             loss = run(
                 Case(
-                    "bf16 on pictures",
+                    "bf16 on images",
                     "aidn.bf16_loss",
                     {"side": 64 if settings.quick else 512, "device": device}
                     | {"weights": weights, "threads": settings.threads},
                 )
             )
             table.notes.append(
-                f"weights {weights}, real pictures: {loss['fp32']:.2f} dB in fp32, "
+                f"weights {weights}, real images: {loss['fp32']:.2f} dB in fp32, "
                 f"{loss['bf16']:.2f} dB in bf16, {loss['lost']:.3f} dB lost"
             )
         yield table
@@ -102,7 +102,7 @@ def aidn(settings: Settings) -> Iterator[Table]:
 
 
 def _network_sizes(settings: Settings, device: str, size: tuple[int, int]) -> Table:
-    """Round trips of the networks that the shipped weights are of."""
+    """Round trips of networks in the sizes of the included weights."""
     table = Table(
         f"AIDN of two sizes, round trip of {size[1]} x {size[0]} at 2.5, {_on(device, settings)}"
     )
@@ -122,7 +122,7 @@ def _network_sizes(settings: Settings, device: str, size: tuple[int, int]) -> Ta
 
 
 def vqir(settings: Settings) -> Iterator[Table]:
-    """Round trips by 16, plain and ours, of either stage."""
+    """Round trips by 16, plain and ours, for both stages."""
     network: dict[str, Any] = {"factor": 16}
     if settings.quick:
         network |= {"ch": 32, "num_res_blocks": 1, "z_channels": 32, "embed_dim": 64}
@@ -167,12 +167,12 @@ def training(settings: Settings) -> Iterator[Table]:
 
 
 def data(settings: Settings) -> Iterator[Table]:
-    """Reading crops: LMDB and folder, against the training step; few pictures and many."""
+    """Reading crops from LMDB and folder, compared with the training step; few and many images."""
     count, side, crop = (16, 96, 48) if settings.quick else (200, 480, 192)
     folder = os.path.join(settings.folder, "sub")
     run(Case("make", "data.make", {"folder": folder, "count": count, "side": side}))
     run(Case("prepare", "data.prepare", {"folder": folder, "lmdb": f"{folder}.lmdb"}))
-    table = Table(f"Loading crops of {crop} from {count} pictures of {side} x {side}")
+    table = Table(f"Loading crops of {crop} from {count} images of {side} x {side}")
     reads = 64 if settings.quick else 1024
     cases = [
         Case(
@@ -196,11 +196,11 @@ def data(settings: Settings) -> Iterator[Table]:
     for device in settings.devices:
         table.notes.append(_loader_against_step(settings, device, crop, loaded[-1]["images"]))
     yield table
-    yield _many_pictures(settings)
+    yield _many_images(settings)
 
 
 def tiles(settings: Settings) -> Iterator[Table]:
-    """Tiles against whole pictures."""
+    """Tiles against whole images."""
     small = settings.quick
     numbers: dict[str, dict[str, Any]] = {
         "aidn": {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if small else {},
@@ -249,7 +249,7 @@ def _compare(
     modes: Sequence[tuple[str, str, bool]],
     arguments: Mapping[str, Any],
 ) -> list[Result]:
-    """Measures a round trip in several modes, of which the first is the reference."""
+    """Measures a round trip in several modes; the first one is the reference."""
     cases: list[Case] = []
     for kind, precision, compiled in modes:
         keep = os.path.join(settings.folder, f"{len(cases)}.npz")
@@ -306,21 +306,22 @@ def _outputs(case: Case) -> list[np.ndarray]:
         return list(file.values())
 
 
-def _floor(
+def _add_lower_bound(
     settings: Settings, table: Table, arguments: Mapping[str, Any], results: Sequence[Result]
 ) -> None:
-    """Says how far from the floor the fastest row is."""
-    facts = run(Case("floor", "aidn.operations", {**arguments, "threads": settings.threads}))
+    """Adds notes that compare the fastest row with a lower bound."""
+    facts = run(Case("operations", "aidn.operations", {**arguments, "threads": settings.threads}))
     best = min((r["seconds"] for r in results if "seconds" in r), default=None)
     for name in ("product", "convolution"):
         rate = facts[f"{name}_rate"]
-        floor = facts["operations"] / rate
+        bound = facts["operations"] / rate
         note = (
-            f"floor by the rate of a {name} in bf16: {facts['operations'] / 1e12:.2f} Tflop at "
-            f"{rate / 1e12:.0f} Tflop/s = {1000 * floor:.1f} ms"
+            f"lower bound by the rate of a {name} in bf16: "
+            f"{facts['operations'] / 1e12:.2f} Tflop at {rate / 1e12:.0f} Tflop/s = "
+            f"{1000 * bound:.1f} ms"
         )
         if best is not None:
-            note += f"; the fastest takes {best / floor:.1f} times as long"
+            note += f"; the fastest takes {best / bound:.1f} times as long"
         table.notes.append(note)
 
 
@@ -336,15 +337,15 @@ def _loader_against_step(settings: Settings, device: str, crop: int, loaded: flo
         )
     )
     share = loaded / step["images"]
-    verdict = "outruns it" if share >= 1 else "does NOT keep up: more workers are needed"
+    verdict = "is fast enough" if share >= 1 else "is TOO SLOW: more workers are needed"
     return (
-        f"AIDN's training step in bf16 ({device}) takes {step['images']:.1f} images/s; the LMDB "
-        f"gives {loaded:.0f}, {share:.2g} times as many: it {verdict}"
+        f"AIDN's training step in bf16 ({device}) processes {step['images']:.1f} images/s; the "
+        f"LMDB delivers {loaded:.0f}, {share:.2g} times as many: it {verdict}"
     )
 
 
-def _many_pictures(settings: Settings) -> Table:
-    table = Table("LMDB of small pictures (32 x 32)")
+def _many_images(settings: Settings) -> Table:
+    table = Table("LMDB of small images (32 x 32)")
     for count in (100, 1_000) if settings.quick else (1_000, 100_000):
         folder = os.path.join(settings.folder, f"small{count}")
         lmdb = f"{folder}.lmdb"
@@ -354,8 +355,8 @@ def _many_pictures(settings: Settings) -> Table:
         read = run(Case("read", "data.read", {**arguments, "threads": 1}))
         table.rows.append(
             {
-                "pictures": f"{count:,}",
-                "preparing ms/image": made["ms_per_picture"],
+                "images": f"{count:,}",
+                "preparing ms/image": made["ms_per_image"],
                 "preparing MiB": made["mib"],
                 "reading ms/image": 1000 / read["images"],
                 "reader MiB": read["mib"],
@@ -369,7 +370,7 @@ def _on(device: str, settings: Settings) -> str:
 
 
 def text(value: Any) -> str:
-    """A value as tables and plots show it."""
+    """Formats a value for tables and plots."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -26,11 +26,11 @@ def step(
     Args:
         kind: ``plain`` or ``ours``.
         precision: ``fp32`` or ``bf16``.
-        batch: images of a step.
-        crop: their side.
+        batch: number of images.
+        crop: side of the images.
         network: keywords of AIDN.
         device: ``cpu`` or ``cuda``.
-        repeats: steps to take the time of, after two.
+        repeats: number of timed steps, after two others.
     """
     torch.manual_seed(0)
     net = build(kind, network).to(device).train()
@@ -52,7 +52,7 @@ def step(
         optimizer.step()
 
     result: dict[str, float] = {}
-    train(hr[:1, :, :32, :32])  # what is set up once
+    train(hr[:1, :, :32, :32])  # one-time initialisation
     with peak_memory(device, result):
         train(hr)
     result["seconds"] = seconds(lambda: train(hr), device, repeats)

@@ -22,7 +22,7 @@ def round_trip(
     repeats: int = 1,
     keep: str | None = None,
 ) -> dict[str, float]:
-    """Downscales a picture of noise, and restores one from an LR picture of noise.
+    """Downscales a noise image, and restores an image from another noise image.
 
     For the arguments see :func:`benchmarks.aidn.round_trip`; ``size`` is a multiple of the factor,
     ``network`` has keywords of :class:`VQIR`.
@@ -45,9 +45,11 @@ def round_trip(
 
 
 def build(kind: str, network: dict[str, Any]) -> VQIR | PlainVQIR:
-    """VQIR, or its plain reference with the same weights; random, eval mode, without gradients."""
+    """VQIR or its plain reference, with the same random weights, in evaluation mode."""
     net = VQIR(**network).eval().requires_grad_(False)
-    net.quantize.embedding.weight.normal_(0, 0.3)  # near the features: many codes are used
+    net.quantize.embedding.weight.normal_(
+        0, 0.3
+    )  # close to the features, so that many codes are used
     if kind == "plain":
         copy: PlainVQIR = probe.plain_copy(PlainVQIR, net, network)
         return copy

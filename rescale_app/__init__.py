@@ -1,4 +1,4 @@
-"""What a person uses: the ``rescale`` command, and :class:`Rescaler` for Python.
+"""The user interface: the ``rescale`` command, and :class:`Rescaler` for Python.
 
 from rescale_app import Rescaler
 

@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16 itself, or emulates it."""
+"""Detection of native bfloat16 support."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SLOW_BFLOAT16 = (
     "bf16 on a device without bfloat16 instructions takes several times as long as fp32 and is "
     "less exact: use fp32"
 )
-"""What to tell a user who asked for bfloat16 where `bfloat16_is_native` says no."""
+"""Warning for users who select bfloat16 on a device without native support."""
 
-# As Linux names them: of x86 processors, and of Arm's.
+# Names in /proc/cpuinfo, of x86 and Arm processors.
 _NATIVE = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 
 
 def bfloat16_is_native(device: torch.device) -> bool:
-    """Whether ``device`` has instructions for bfloat16; where it has none, fp32 is faster.
+    """Whether ``device`` has instructions for bfloat16; otherwise, fp32 is faster.
 
-    On a CPU these are AMX, AVX-512 BF16 and Arm's BF16. Outside Linux PyTorch uses none of them.
+    On CPUs, these are AMX, AVX-512 BF16 and Arm's BF16; PyTorch uses them on Linux only.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -30,7 +30,7 @@ def bfloat16_is_native(device: torch.device) -> bool:
 
 @cache
 def _cpu_features() -> frozenset[str]:
-    """The features that Linux reports of the first CPU; none on other systems."""
+    """CPU features reported by Linux for the first CPU; empty on other systems."""
     if sys.platform != "linux":
         return frozenset()
     for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,8 +1,8 @@
-"""Bicubic resampling as MATLAB's ``imresize`` does it, batched and differentiable.
+"""Bicubic resampling as in MATLAB's ``imresize``, batched and differentiable.
 
-Reference for LR images (AIDN) and for the training targets at 1/2 and 1/4 (VQIR).
-Differs from ``torch.nn.functional.interpolate(antialias=True)`` in what it takes for the ratio (the
-true factor, not the ratio of the sides) and in the border (mirrored, not renormalised).
+Used for reference LR images (AIDN) and for training targets at 1/2 and 1/4 size (VQIR).
+Differs from ``torch.nn.functional.interpolate(antialias=True)`` in the ratio (the true factor
+instead of the ratio of the sizes) and at the border (reflection instead of renormalisation).
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+from rescale_compat.errors import RescaleError
+
 import torch
 from torch import Tensor
 
-from rescale_arch.scales import Scale, Size, as_pair
+from rescale_arch.scales import Scale, Size, as_pair, scaled_size
 
-# A long side is resampled in blocks of this many output samples: the weight matrix of a block
-# is nearly dense, that of a whole 8K side would be nearly empty.
+# Long sides are resampled in blocks of this many output samples: the weight matrix of a block is
+# nearly dense, while that of a whole 8K side would be sparse.
 _BLOCK = 64
 
 
@@ -27,8 +29,8 @@ def imresize(x: Tensor, size: Size, scale: Scale | None = None) -> Tensor:
         x: (..., H, W), any floating dtype, any range.
         size: output size (h, w).
         scale: output over input side, a float or a pair (vertical, horizontal); by default the
-            ratio of the sizes. Give the true factor: for an LR image of AIDN's
-            ``lr_size((H, W), s)`` it is ``1 / s``, and ``s`` on the way back.
+            ratio of the sizes. If the sizes are rounded, pass the true factor: ``1 / s`` for an LR
+            image of size ``lr_size((H, W), s)``, and ``s`` for the inverse.
 
     Returns:
         (..., h, w) in the dtype and on the device of ``x``, not clamped.
@@ -41,19 +43,35 @@ def imresize(x: Tensor, size: Size, scale: Scale | None = None) -> Tensor:
     """
     height, width = x.shape[-2:]
     if min(size) < 1:
-        raise ValueError(f"size {size} has a side below 1 pixel")
+        raise RescaleError(f"size {size} has a side below 1 pixel")
     if scale is None:
         scale = (size[0] / height, size[1] / width)
     vertical, horizontal = as_pair(scale)
     if not (vertical > 0 and horizontal > 0):
-        raise ValueError(f"scale {scale} is not positive")
-    # under autocast the products would be rounded to half precision: a poor reference
+        raise RescaleError(f"scale {scale} is not positive")
+    # autocast would round the products to half precision, too coarse for a reference
     with torch.autocast(x.device.type, enabled=False):
         return _resample_axes(x, size, vertical, horizontal)
 
 
+def bicubic_lr(hr: Tensor, scale: Scale) -> Tensor:
+    """The bicubic LR image, not rounded and without gradient: the reference for LR images.
+
+    Args:
+        hr: (B, 3, H, W).
+        scale: the true factor, or a pair (vertical, horizontal).
+
+    Shape:
+        (B, 3, H, W) -> (B, 3, ceil(H / vertical), ceil(W / horizontal))
+    """
+    vertical, horizontal = as_pair(scale)
+    size = scaled_size((hr.shape[-2], hr.shape[-1]), (vertical, horizontal))
+    with torch.no_grad():
+        return imresize(hr, size, (1 / vertical, 1 / horizontal))
+
+
 def _resample_axes(x: Tensor, size: Size, vertical: float, horizontal: float) -> Tensor:
-    # Shrinking rows first leaves less to do for the columns, and the reverse when enlarging.
+    # The axis with the smaller factor goes first, which leaves fewer samples for the other.
     if vertical <= horizontal:
         x = _resample(x.mT, size[0], vertical).mT
         return _resample(x, size[1], horizontal)
@@ -80,17 +98,17 @@ def _blocks(
         start, stop = int(index.min()), int(index.max()) + 1
         matrix = torch.zeros(stop - start, index.shape[0], dtype=torch.float64)
         columns = torch.arange(index.shape[0])[:, None].expand_as(index)
-        # accumulate: at a border several taps are mirrored onto the same sample
+        # accumulate: at a border, several taps are reflected onto the same sample
         matrix.index_put_((index - start, columns), weight, accumulate=True)
-        # the cache must not hold inference tensors, which autograd refuses to save
+        # the cache must not contain inference tensors, which autograd cannot save
         with torch.inference_mode(False):
             blocks.append((start, matrix.to(dtype=dtype, device=device)))
     return tuple(blocks)
 
 
 def _contributions(in_length: int, out_length: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Input samples and weights (out_length, taps) of every output sample, in float64."""
-    stretch = max(1.0, 1.0 / scale)  # antialiasing widens the kernel by the factor of shrinking
+    """Indices of input samples and their weights, (out_length, taps) each; weights in float64."""
+    stretch = max(1.0, 1.0 / scale)  # antialiasing: the kernel is widened by the factor
     support = 4.0 * stretch
     taps = math.ceil(support) + 2
     centre = (torch.arange(out_length, dtype=torch.float64) + 0.5) / scale - 0.5
@@ -98,7 +116,7 @@ def _contributions(in_length: int, out_length: int, scale: float) -> tuple[Tenso
     index = left[:, None] + torch.arange(taps, dtype=torch.float64)
     weight = _cubic((centre[:, None] - index) / stretch)
     weight = weight / weight.sum(dim=1, keepdim=True)
-    # symmetric border: .. 1 0 | 0 1 .. n-1 | n-1 n-2 ..
+    # reflected border: .. 1 0 | 0 1 .. n-1 | n-1 n-2 ..
     index = index.long() % (2 * in_length)
     index = torch.minimum(index, 2 * in_length - 1 - index)
     return index, weight

@@ -1,4 +1,4 @@
-"""How cuDNN computes while images are judged or restored, on a GPU."""
+"""cuDNN settings for inference."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ _restore = ExitStack()
 
 @contextmanager
 def inference_kernels() -> Iterator[None]:
-    """Convolutions in fp32 are computed in fp32, and kernels are chosen without trying them.
+    """Disables TF32 and autotuning of cuDNN convolutions.
 
-    By default PyTorch computes fp32 convolutions on a GPU in TF32, with 10 bits of mantissa. That
-    suits training; results of inference should be those of a CPU. Trying kernels
-    (``cudnn.benchmark``, which BasicSR's runners turn on) pays where sizes repeat, but images have
-    any size.
+    By default, PyTorch computes fp32 convolutions on a GPU in TF32, with 10 bits of mantissa. That
+    is sufficient for training, but inference should match the results of a CPU. Autotuning
+    (``cudnn.benchmark``, which BasicSR's runners enable) pays off if sizes repeat, but images have
+    arbitrary sizes.
 
-    The settings are the process's: they last until the last thread has left the block. A precision
-    that ``torch.backends.cudnn.conv.fp32_precision`` was set to, other than that of
-    ``torch.backends.cudnn.rnn``, stays as it is: PyTorch then refuses the older switch used here.
+    The settings are global and last until the last thread has left the block. If
+    ``torch.backends.cudnn.conv.fp32_precision`` differs from the setting of
+    ``torch.backends.cudnn.rnn``, the precision is not changed: PyTorch then rejects the older
+    ``allow_tf32`` used here.
     """
     global _inside
     with _lock:
         if not _inside:
             _set("benchmark", False)
-            # there is no such switch once precisions differ by operator
+            # raises once precisions differ by operator
             with suppress(RuntimeError):
                 _set("allow_tf32", False)
         _inside += 1

@@ -1,16 +1,20 @@
-"""Channels-last weights: the layout that convolutions are fastest in, on CPUs and GPUs alike."""
+"""Channels-last weights, the fastest layout for convolutions on CPUs and GPUs."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def channels_last(net: nn.Module) -> nn.Module:
-    """Lays the convolution weights of ``net`` out channels last, in place, and returns it.
 
-    ``net.to(memory_format=torch.channels_last)`` fails where a parameter has five axes, as pools of
-    experts do. Values and state dict stay the same.
+def channels_last(net: Network) -> Network:
+    """Converts the convolution weights of ``net`` to channels last, in place, and returns it.
+
+    ``net.to(memory_format=torch.channels_last)`` fails for parameters with five dimensions, such as
+    pools of experts. Values and state dict do not change.
     """
     for parameter in net.parameters():
         if parameter.dim() == 4:

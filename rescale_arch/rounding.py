@@ -1,13 +1,15 @@
-"""8-bit rounding with a usable gradient.
+"""Differentiable 8-bit rounding.
 
-The LR image is stored with 8 bits a sample, so training must see the rounding; its true gradient is
-zero almost everywhere. Two surrogates for the backward pass are offered, and noise in its place.
+LR images are stored with 8 bits per sample, so training has to include the rounding, whose gradient
+is zero almost everywhere. There are two surrogate gradients, and additive noise as an alternative.
 """
 
 from __future__ import annotations
 
 import math
 from typing import Any, Literal
+
+from rescale_compat.errors import RescaleError
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ QUANTIZATIONS: tuple[Quantization, ...] = ("round_soft", "ste")
 
 
 class _Round(torch.autograd.Function):
-    """Rounds to multiples of 1/255 in [0, 1]; ``soft`` chooses the gradient."""
+    """Rounds to multiples of 1/255 in [0, 1]; ``soft`` selects the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, soft: bool) -> Tensor:
@@ -40,28 +42,30 @@ def quantize(x: Tensor, surrogate: Quantization = "round_soft") -> Tensor:
     """Clamps to [0, 1] and rounds to 8 bits: ``round(255 * clamp(x)) / 255``.
 
     Args:
-        x: any shape; an image in [0, 1], possibly beyond.
+        x: image of any shape; values outside [0, 1] are clamped.
         surrogate: gradient of the backward pass. ``'ste'`` (straight-through) passes it unchanged,
-            also outside [0, 1]. ``'round_soft'`` multiplies it by ``1 - 0.5 cos(2 pi c)``,
-            ``c = clamp(x, 0, 1)``, which is 0.5 at and beyond both ends: what the released AIDN
-            models were trained with.
+            also outside [0, 1]. ``'round_soft'``, with which the released AIDN models were trained,
+            multiplies it by ``1 - 0.5 cos(2 pi c)``, ``c = clamp(x, 0, 1)``, which is 0.5 at and
+            outside both ends.
 
     Raises:
         ValueError: unknown ``surrogate``.
     """
     if surrogate not in QUANTIZATIONS:
-        raise ValueError(f"quantization {surrogate!r} is unknown: valid are {QUANTIZATIONS}, None")
+        raise RescaleError(
+            f"quantization {surrogate!r} is unknown: valid are {QUANTIZATIONS}, None"
+        )
     result: Tensor = _Round.apply(x, surrogate == "round_soft")  # type: ignore[no-untyped-call]
     return result
 
 
 def rounding_noise(x: Tensor) -> Tensor:
-    """Stands in for the rounding in training: noise of its size, whose gradient is true.
+    """Additive noise that replaces the rounding in training; its gradient is exact.
 
-    Adds a sample of U(-0.5, 0.5) levels to each value and clamps to [0, 1], as VQIR's first stage
-    is trained. Beyond [0, 1] the gradient is zero.
+    Adds a sample of U(-0.5, 0.5) levels to each value and clamps to [0, 1], as in the training of
+    VQIR's first stage. Outside [0, 1], the gradient is zero.
 
     Args:
-        x: any shape; an image in [0, 1], possibly beyond.
+        x: image of any shape; values outside [0, 1] are clamped.
     """
     return (x + (torch.rand_like(x) - 0.5) / 255).clamp(0, 1)

@@ -1,1 +1,1 @@
-"""Pictures and LMDB in, tensors out, and preparing data sets. Knows no network."""
+"""Images, weights and datasets: reading, writing, preparing. Independent of the networks."""

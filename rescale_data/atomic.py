@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole."""
+"""Atomic writing: files appear under their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from contextlib import contextmanager, suppress
 from os import PathLike, fspath
 
 TEMPORARY_PREFIX = ".tmp-"
-"""How the names of temporary files begin; a process that is killed leaves such a file behind."""
+"""Prefix of the names of temporary files; a killed process leaves such a file behind."""
 
-# Longer ones name no format, and a temporary name must not be longer than a file system allows.
+# Longer suffixes are not those of a format, and could exceed the file system's limit on names.
 _LONGEST_SUFFIX = 32
 
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[str]:
-    """Gives the name of a temporary file beside ``path``, which it becomes if the block succeeds.
+    """Yields the name of a temporary file, which is renamed to ``path`` if the block succeeds.
 
-    The permissions are those of any new file: read and write for all, less the umask.
+    The temporary file is in the same folder. Its permissions are those of any new file: read and
+    write for all, minus the umask.
 
     Raises:
         OSError: the folder is missing or not writable.
@@ -39,14 +40,14 @@ def replacing(path: str | PathLike[str]) -> Iterator[str]:
 def _create_beside(name: str) -> str:
     """Creates an empty hidden file with a short random name in the folder of ``name``."""
     folder, base = os.path.split(name)
-    # The suffix is kept, since image libraries go by it.
+    # The suffix is kept, since image libraries choose the format by it.
     suffix = os.path.splitext(base)[1]
     if len(os.fsencode(suffix)) > _LONGEST_SUFFIX:
         suffix = ""
     while True:
         temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}")
-        # The system applies the umask. To read it, one has to change it, and that is not
-        # thread-safe.
+        # The system applies the umask, which cannot be read without changing it: that would not
+        # be thread-safe.
         with suppress(FileExistsError):
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             return temporary

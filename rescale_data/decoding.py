@@ -11,6 +11,8 @@ import io
 from collections.abc import Collection
 from typing import Any
 
+from rescale_compat.errors import RescaleError
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -169,7 +171,7 @@ def read_png_chunks(data: bytes, kinds: Collection[bytes]) -> PngStream:
     while (kind := data[position + 4 : position + 8]) != b"IEND":
         length = int.from_bytes(data[position : position + 4], "big")
         if position + length + 12 > len(data):
-            raise ValueError("chunks run past the end of the file")
+            raise RescaleError("chunks run past the end of the file")
         if kind in kinds:
             file.seek(position + 8)
             stream.crc(kind, stream.call(kind, position + 8, length))

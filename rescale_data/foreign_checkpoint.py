@@ -1,9 +1,9 @@
-"""Checkpoints that hold objects of classes that are not there, read without running anything.
+"""Safe reading of checkpoints that contain objects of classes that are not installed.
 
-Trainers such as PyTorch Lightning pickle their callbacks and configurations beside the weights,
-and ``torch.load(weights_only=True)`` refuses the whole file for them. Here every name that a pickle
-asks for is answered from a short list or by a stand-in that ignores whatever is done with it;
-nothing is ever imported or looked up. So a hostile pickle finds nothing to call.
+Trainers such as PyTorch Lightning pickle their callbacks and configurations together with the
+weights, and ``torch.load(weights_only=True)`` rejects the whole file because of them. Here, every
+name in a pickle resolves either to an entry of a short list or to a placeholder that ignores all
+operations; nothing is imported or looked up, so a malicious pickle has nothing to call.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _STORAGES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-# What configurations hold of the standard library. Any other name in it is no class that somebody
-# keeps beside weights, but one for getting something run.
+# Modules of the standard library that occur in configurations. Other names of the standard library
+# do not belong in a checkpoint; they would only serve to run code.
 _USUAL_MODULES = {"argparse", "collections", "datetime", "enum", "pathlib", "typing"}
 _USUAL_BUILTINS = {
     "bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set",
@@ -41,26 +41,26 @@ _USUAL_BUILTINS = {
 
 
 def read_foreign_checkpoint(path: str) -> Any:
-    """Reads a file of ``torch.save`` in PyTorch's zip format.
+    """Reads a file written by ``torch.save`` in PyTorch's zip format.
 
     Args:
         path: the file.
 
     Returns:
-        What it holds: containers, numbers, text and tensors on the CPU; for any other object a
-        stand-in, which knows nothing.
+        The contents: containers, numbers, strings, and tensors on the CPU; any other object is
+        replaced by an empty placeholder.
 
     Raises:
-        pickle.UnpicklingError: the file is damaged, or asks for what no checkpoint needs.
+        pickle.UnpicklingError: the file is damaged, or refers to names that no checkpoint needs.
         OSError: the file cannot be read.
-        MemoryError: there is not enough memory for it.
+        MemoryError: there is not enough memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return _Unpickler(archive).load()
     except (pickle.UnpicklingError, OSError, MemoryError):
         raise
-    except Exception as error:  # pickles that were made by hand fail in any way there is
+    except Exception as error:  # a handcrafted pickle can raise anything
         raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from error
 
 
@@ -78,7 +78,7 @@ class _Unpickler(pickle.Unpickler):
                 raise pickle.UnpicklingError(f"written on a machine with {order} byte order")
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle may call or refer to; nothing is imported."""
+        """Resolves a name in the pickle without importing anything."""
         full_name = f"{module}.{name}"
         if full_name == "collections.OrderedDict":
             return OrderedDict
@@ -89,22 +89,22 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         root = module.partition(".")[0]
-        if root in ("__builtin__", "builtins"):  # the former is the name in pickles of protocol 2
+        if root in ("__builtin__", "builtins"):  # the former in pickles of protocol 2
             refused = name not in _USUAL_BUILTINS
         elif full_name == "_codecs.encode":  # bytes in pickles of protocol 2
             refused = False
         else:
             refused = root in sys.stdlib_module_names and root not in _USUAL_MODULES
         if refused:
-            raise pickle.UnpicklingError(f"it asks for {full_name}")
-        # A class of its own for each request: what a pickle does to it concerns nothing else.
-        return type("StandIn", (_StandIn,), {})
+            raise pickle.UnpicklingError(f"it refers to {full_name}")
+        # A new class each time, so that a pickle cannot modify one that is used elsewhere.
+        return type("Placeholder", (_Placeholder,), {})
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """The storage that ``pid`` refers to, as a tensor of one dimension."""
+        """The storage that ``pid`` refers to, as a one-dimensional tensor."""
         kind, dtype, key, _, size = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(size, int):
-            raise pickle.UnpicklingError(f"it refers to {kind!r}, which is not known here")
+            raise pickle.UnpicklingError(f"it refers to {kind!r}, which is unsupported")
         content = bytearray(self._archive.read(f"{self._root}data/{key}"))
         if not content and size == 0:
             return torch.empty(0, dtype=dtype)
@@ -112,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _RebuildTensor:
-    """``torch._utils._rebuild_tensor_v2``; has no attributes, so that a pickle can set none."""
+    """``torch._utils._rebuild_tensor_v2``, without attributes that a pickle could set."""
 
     __slots__ = ()
 
@@ -121,11 +121,11 @@ class _RebuildTensor:
     ) -> Tensor:
         if not isinstance(storage, Tensor):
             raise pickle.UnpicklingError("it has a tensor without a storage")
-        return torch.as_strided(storage, size, stride, offset)  # within its bounds, or it raises
+        return torch.as_strided(storage, size, stride, offset)  # raises if out of bounds
 
 
 class _RebuildParameter:
-    """``torch._utils._rebuild_parameter``, which gives a plain tensor here."""
+    """``torch._utils._rebuild_parameter``, but returns a plain tensor."""
 
     __slots__ = ()
 
@@ -133,13 +133,14 @@ class _RebuildParameter:
         return data
 
 
-class _StandIn:
-    """In place of an object of an unknown class: takes what unpickling gives it, and keeps nothing.
+class _Placeholder:
+    """Replaces an object of an unknown class, and discards all data that unpickling passes to it.
 
-    Made by a call or by ``__new__``, filled by ``__setstate__``, ``append`` or item by item.
+    It accepts every way of unpickling: a call or ``__new__``, then ``__setstate__``, ``append``,
+    ``extend``, ``add`` or item assignment.
     """
 
-    def __new__(cls, *_: Any, **__: Any) -> _StandIn:
+    def __new__(cls, *_: Any, **__: Any) -> _Placeholder:
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:

@@ -1,20 +1,22 @@
-"""HR pictures for training and validation, from a folder, a list or an LMDB.
+"""HR images for training and validation, from a folder, a list or an LMDB.
 
-LR pictures are not stored: the networks make theirs, and references are computed on the device.
+LR images are not stored: the networks compute their own, and references are computed on the device.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypedDict
+
+from rescale_compat.errors import RescaleError
 
 import cv2
 import lmdb
 import numpy as np
 import torch
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,12 +28,12 @@ from rescale_data.image_file import (
     image_names,
     to_float,
 )
+from rescale_data.loader_options import LoaderOptions
 from rescale_data.name_table import NameTable
+from rescale_data.option_problems import validated
+from rescale_data.option_schema import Called, ExistingPath, Options, needed
 
-__all__ = ["HRImageDataset", "Sample"]
-
-
-DTYPES = ("float32", "uint8")
+__all__ = ["HRImageDataset", "HRImageOptions", "Sample", "SourceFolder"]
 
 
 class Sample(TypedDict):
@@ -41,125 +43,145 @@ class Sample(TypedDict):
     gt_path: str
 
 
+def _holds_data(root: str, info: ValidationInfo) -> str:
+    if info.context is not None and _kind(root) == "lmdb" and os.path.isdir(root):
+        for path in (os.path.join(root, name) for name in ("data.mdb", "meta_info.txt")):
+            if not os.path.exists(path):
+                raise RescaleError(f"no such file or folder: {path}")
+    return root
+
+
+SourceFolder = Annotated[
+    ExistingPath,
+    BeforeValidator(lambda root: os.fspath(root) if isinstance(root, os.PathLike) else root),
+    Field(min_length=1),
+    AfterValidator(_holds_data),
+    Called("the path of a folder"),
+]
+"""A folder of images or, if its name ends in ``.lmdb``, of an LMDB."""
+
+
+class _Backend(Options):
+    type: Literal["disk", "lmdb"]
+
+
+class HRImageOptions(LoaderOptions):
+    """Options of :class:`HRImageDataset`."""
+
+    dataroot_gt: SourceFolder = Field(
+        description="folder of images, or one whose name ends in `.lmdb`, with `data.mdb` and "
+        "`meta_info.txt` in it"
+    )
+    io_backend: _Backend | None = Field(
+        None,
+        description="`{type: disk}` or `{type: lmdb}`; may be left out, as the name of "
+        "`dataroot_gt` says which",
+    )
+    meta_info_file: ExistingPath | None = Field(
+        None,
+        description="list of the images to take, relative to `dataroot_gt`, one on a line; what "
+        "follows the file name is ignored. By default all are taken",
+    )
+    recursive: bool = Field(False, description="true: images in subfolders are taken, too")
+    gt_size: Annotated[int | None, needed(lambda info: info.data.get("phase") == "train")] = Field(
+        None, ge=1, description="side of the crops in pixels; needed for training"
+    )
+    use_hflip: bool = Field(
+        False, description="true: half of the crops are flipped from left to right"
+    )
+    use_rot: bool = Field(
+        False, description="true: half of the crops are flipped upside down, half are transposed"
+    )
+    mod_crop: int = Field(
+        1,
+        ge=1,
+        description="images are cropped to sides that are multiples of it (`val`, `test`)",
+    )
+    half_size_probability: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="probability that a crop is taken from the image at half its size (bilinear, "
+        "as VQIR's second stage is trained)",
+    )
+    size_multiple: int = Field(
+        1,
+        ge=1,
+        description="before a crop is taken, the image, at full size or at half, is resized "
+        "(bilinear) to sides that are multiples of this, the next smaller ones",
+    )
+    dtype: Literal["float32", "uint8"] = Field(
+        "float32",
+        description="`float32`, for any model. `uint8` leaves 8-bit samples as they are, 0 to 255, "
+        "for models that convert them on their device, as this project's do: a quarter of the "
+        "bytes to copy to a GPU, and the same values there. Images of 16 bits become float32 all "
+        "the same; training refuses them, since a batch has one type",
+    )
+
+    @model_validator(mode="after")
+    def _backend_is_that_of_the_name(self) -> Self:
+        kind = _kind(self.dataroot_gt)
+        if self.io_backend is not None and self.io_backend.type != kind:
+            raise RescaleError(
+                f"io_backend has type {self.io_backend.type}, but the name of dataroot_gt "
+                f"{self.dataroot_gt} says {kind} (the name of an LMDB ends in .lmdb)"
+            )
+        return self
+
+
 class HRImageDataset(Dataset[Sample]):
-    """HR pictures, for BasicSR's loaders and options.
+    """HR images, for BasicSR's loaders and options.
 
-    For training, random crops of `gt_size`, flipped and turned by quarters at will; a smaller
-    picture is continued by reflection. For validation and tests whole pictures, cropped from the
-    top left to multiples of `mod_crop`.
+    For training, it returns random crops of `gt_size`, optionally flipped and rotated by multiples
+    of 90 degrees; smaller images are padded by reflection. For validation and tests, it returns
+    whole images, cropped to multiples of `mod_crop`; the top left corner is kept.
 
-    Randomness comes from PyTorch's default generator, which every worker has seeded anew in every
-    epoch from the main process's: so crops differ between epochs and workers, and are the same
-    again after the same seed. (The generators of `random` and NumPy are not: BasicSR seeds those in
-    a worker with the same numbers in every epoch.) An index may also be a pair (index, seed): then
-    the seed alone decides, of which PyTorch uses the low 32 bits.
+    Random numbers are drawn from PyTorch's default generator, which is seeded in every worker and
+    every epoch from that of the main process: crops differ between epochs and workers, and are
+    reproducible by the seed. (The generators of `random` and NumPy would not do: BasicSR seeds them
+    with the same numbers in every epoch.) An index may also be a pair (index, seed); the crop then
+    depends on the low 32 bits of the seed alone.
 
-    Options:
-        dataroot_gt: Folder, or a folder whose name ends in `.lmdb`, with `data.mdb` and
-            `meta_info.txt` in it.
-        io_backend: `{type: disk}` or `{type: lmdb}`; may be left out, as the name tells.
-        meta_info_file: List of the pictures to take, relative to `dataroot_gt`, one on a line; what
-            follows the file name is left unread. Default: all.
-        recursive: Take the folders in a folder, too. Default: false.
-        gt_size: Side of the crops in pixels. Needed for training.
-        half_size_probability: Crops are taken from the picture at half its size with this
-            probability (bilinear, as VQIR's second stage is trained). Default: 0.
-        size_multiple: Before a crop is taken, the sides of the picture, at full size or at half,
-            become multiples of this: the next smaller ones, again bilinear. Default: 1.
-        use_hflip, use_rot: Flip from left to right; flip upside down and transpose. Default: false.
-        mod_crop: Default: 1.
-        dtype: `uint8` leaves 8-bit samples as they are, 0 to 255, for models that convert them on
-            their device, as this project's do: a quarter of the bytes to copy to a GPU, and the
-            same values there. Images of 16 bits become float32 all the same; training refuses
-            them, since a batch has one type. Default: `float32`, for any model.
+    Options: those of `HRImageOptions`.
 
     Shape:
         `gt` (3, H, W), float32 in [0, 1], RGB, or what `dtype` says; `gt_path` is the path of the
         file, or of the LMDB with the key behind it.
 
     Raises:
-        ValueError: For an unknown or missing option, or one with a value that does not fit; for
-            validation and tests, also if two pictures differ in their suffix only.
-        OSError: If pictures are missing. While reading, if one is broken, with its name.
+        ValueError: If an option is unknown, missing or invalid; for validation and tests, also if
+            the names of two images differ in their suffix only.
+        OSError: If images are missing; while reading, if one is broken. The message names it.
     """
 
-    OPTIONS: ClassVar[frozenset[str]] = frozenset(
-        {
-            "name", "type", "phase", "scale",
-            "dataroot_gt", "io_backend", "meta_info_file", "recursive",
-            "gt_size", "use_hflip", "use_rot", "mod_crop", "half_size_probability",
-            "size_multiple", "dtype",
-            # Not read here, but by BasicSR's loaders and runner.
-            "batch_size_per_gpu", "dataset_enlarge_ratio", "num_prefetch_queue",
-            "num_worker_per_gpu", "persistent_workers", "pin_memory", "prefetch_mode",
-            "use_shuffle",
-        }
-    )  # fmt: skip
+    OPTIONS: ClassVar[type[HRImageOptions]] = HRImageOptions
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        """Finds the pictures; none is read yet.
+        """Lists the images without reading them.
 
         Args:
-            opt: BasicSR's options of a dataset. An option that is None counts as left out.
+            opt: options of a data set in an option file, with `phase`.
         """
         super().__init__()
         self.opt = dict(opt)  # BasicSR's runners read the name from it
         self.name = str(opt.get("name") or type(self).__name__)
-        for problem in self.option_problems(opt):
-            raise ValueError(f"{self.name}: {problem}")
-        opt = {key: value for key, value in opt.items() if value is not None}
-        self.crops = opt["phase"] == "train"
-        self.gt_size: int = opt.get("gt_size", 1)
-        self.mod_crop: int = opt.get("mod_crop", 1)
-        self.size_multiple: int = opt.get("size_multiple", 1)
-        self.half_size_probability: float = opt.get("half_size_probability", 0)
-        self.use_hflip: bool = opt.get("use_hflip", False)
-        self.use_rot: bool = opt.get("use_rot", False)
-        self.dtype: str = opt.get("dtype", "float32")
-        self._source = self._open_source(opt)
-
-    @classmethod
-    def option_problems(cls, opt: Mapping[str, Any]) -> Iterator[str]:
-        """Yields what is wrong with options, a line each, before anything is opened."""
-        for key in opt:
-            if key not in cls.OPTIONS:
-                near = difflib.get_close_matches(str(key), sorted(cls.OPTIONS), 1, 0)[0]
-                yield f"unknown option {key!r}; the nearest is {near!r}"
-        opt = {key: value for key, value in opt.items() if value is not None}
-        phase = opt.get("phase")
-        if phase not in ("train", "val", "test"):
-            yield f"phase must be train, val or test, not {phase!r}"
-        for key in ("gt_size", "mod_crop", "size_multiple"):
-            value = opt.get(key, None if (key, phase) == ("gt_size", "train") else 1)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                yield f"{key} must be a whole number over 0, not {value!r}"
-        value = opt.get("half_size_probability", 0)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-            yield f"half_size_probability must be a number from 0 to 1, not {value!r}"
-        for key in ("use_hflip", "use_rot", "recursive"):
-            if not isinstance(opt.get(key, False), bool):
-                yield f"{key} must be true or false, not {opt[key]!r}"
-        if opt.get("dtype", "float32") not in DTYPES:
-            yield f"dtype must be {' or '.join(DTYPES)}, not {opt['dtype']!r}"
-        root = opt.get("dataroot_gt")
-        if not isinstance(root, str | os.PathLike) or not os.fspath(root):
-            yield f"dataroot_gt must name a folder, not {root!r}"
-            return
-        kind, backend = _kind(root), opt.get("io_backend", {"type": _kind(root)})
-        if not isinstance(backend, Mapping) or backend.get("type") not in ("disk", "lmdb"):
-            yield f"io_backend must be {{type: disk}} or {{type: lmdb}}, not {backend!r}"
-        elif backend["type"] != kind:
-            yield (
-                f"io_backend has type {backend['type']}, but the name of dataroot_gt {root} says "
-                f"{kind} (the name of an LMDB ends in .lmdb)"
-            )
+        options = validated(self.OPTIONS, opt, f"{self.name}: ")
+        self.crops = options.phase == "train"
+        self.gt_size = options.gt_size or 1
+        self.mod_crop = options.mod_crop
+        self.size_multiple = options.size_multiple
+        self.half_size_probability = options.half_size_probability
+        self.use_hflip = options.use_hflip
+        self.use_rot = options.use_rot
+        self.dtype = options.dtype
+        self._source = self._open_source(options)
 
     def __len__(self) -> int:
-        """Returns the number of pictures."""
+        """Returns the number of images."""
         return len(self._source.names)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Sample:
-        """Reads a picture; see the class for what a pair (index, seed) means."""
+        """Reads an image; for a pair (index, seed) see the class."""
         generator = None
         if isinstance(index, tuple):
             index, seed = index
@@ -185,8 +207,8 @@ class HRImageDataset(Dataset[Sample]):
         return to_float(chw)
 
     def _random_crop(self, image: Image, generator: torch.Generator | None) -> Image:
-        # The same number of draws whatever the picture and the options are, so that one sample
-        # does not change the next.
+        # The number of draws is the same for all images and options, so that one sample does not
+        # change the next.
         draws = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
         image = self._resized(image, 2 if draws[5] < self.half_size_probability else 1)
         size = self.gt_size
@@ -224,40 +246,39 @@ class HRImageDataset(Dataset[Sample]):
             )
         return image[:height, :width]
 
-    def _open_source(self, opt: Mapping[str, Any]) -> _Source:
-        root = _stripped(opt["dataroot_gt"])
+    def _open_source(self, options: HRImageOptions) -> _Source:
+        root = _stripped(options.dataroot_gt)
         if not os.path.isdir(root):
             raise FileNotFoundError(f"{self.name}: dataroot_gt {root} is not a folder")
-        chosen = opt.get("meta_info_file")
         if _kind(root) == "lmdb":
-            return _Lmdb(root, chosen)
-        folder = _Folder(root, chosen, opt.get("recursive", False))
+            return _Lmdb(root, options.meta_info_file)
+        folder = _Folder(root, options.meta_info_file, options.recursive)
         if not self.crops:
             self._check_distinct(folder.names)
         return folder
 
     def _check_distinct(self, names: NameTable) -> None:
-        """Results are named as the pictures are, but for the suffix."""
+        """Results have the names of their images, except for the suffix."""
         seen: dict[str, str] = {}
         for name in names:
             other = seen.setdefault(os.path.splitext(name)[0], name)
             if other != name:
-                raise ValueError(
-                    f"{self.name}: {name} has the same name as {other} but for the suffix, and so "
-                    "would its results: rename one"
+                raise RescaleError(
+                    f"{self.name}: {name} has the same name as {other} except for the suffix, so "
+                    "their results would collide: rename one"
                 )
 
 
-def _stripped(root: str | os.PathLike[str]) -> str:
-    return os.fspath(root).rstrip("/") or "/"
+def _stripped(root: str) -> str:
+    return root.rstrip("/") or "/"
 
 
-def _kind(root: str | os.PathLike[str]) -> str:
+def _kind(root: str) -> str:
     return "lmdb" if _stripped(root).endswith(".lmdb") else "disk"
 
 
 class _Source(Protocol):
-    """Where the bytes of pictures come from."""
+    """Source of the bytes of image files."""
 
     root: str
     names: NameTable
@@ -272,7 +293,7 @@ class _Folder:
             self.names = NameTable(image_names(root, recursive))
             if not self.names:
                 raise FileNotFoundError(
-                    f"{root}: no pictures in this folder ({', '.join(IMAGE_SUFFIXES)})"
+                    f"{root}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})"
                 )
         else:
             self.names = NameTable(_listed_names(chosen))
@@ -285,10 +306,10 @@ class _Folder:
 
 
 class _Lmdb:
-    """An LMDB as BasicSR has it: the key of a picture is its name up to the first dot."""
+    """An LMDB in BasicSR's format: the key of an image is its name up to the first dot."""
 
-    # lmdb lets a process open a data base once only, though there may be several datasets on it;
-    # and after a fork an inherited environment must not be used: thus by file, with the process.
+    # A process can open an LMDB only once, but several datasets may use it; and an environment must
+    # not be used after a fork. Hence one environment per file, with the process that opened it.
     _environments: ClassVar[dict[tuple[int, int], tuple[int, lmdb.Environment]]] = {}
 
     def __init__(self, root: str, chosen: str | None) -> None:
@@ -299,11 +320,11 @@ class _Lmdb:
         with open(os.path.join(root, "meta_info.txt"), encoding="utf-8") as lines:
             self.names = NameTable(line.split(".")[0] for line in lines if line.strip())
         if not self.names:
-            raise FileNotFoundError(f"{root}: no pictures in this LMDB")
+            raise FileNotFoundError(f"{root}: no images in this LMDB")
         stored = self._environment().stat()["entries"]
         if stored < len(self.names):
             raise FileNotFoundError(
-                f"{root}: data.mdb holds {stored} pictures, meta_info.txt lists {len(self.names)}"
+                f"{root}: data.mdb holds {stored} images, meta_info.txt lists {len(self.names)}"
             )
         if chosen is not None:
             self.names = NameTable(name.split(".")[0] for name in _listed_names(chosen))
@@ -315,7 +336,7 @@ class _Lmdb:
         with self._environment().begin() as transaction:
             content = transaction.get(name.encode())
         if content is None:
-            raise ImageFileError(f"{self.root}: there is no picture under the key {name!r}")
+            raise ImageFileError(f"{self.root}: there is no image under the key {name!r}")
         return bytes(content)
 
     def _environment(self) -> lmdb.Environment:
@@ -340,19 +361,21 @@ _FILE_NAME = re.compile(
 
 
 def _listed_names(path: str) -> Iterator[str]:
-    """Reads the file names of a meta-info list; there may be a shape or more behind each."""
+    """Reads the file names of a meta-info list; each may be followed by a shape and more."""
     empty = True
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(map(str.strip, lines), 1):
-            # A name may hold spaces itself, so it is the suffix that ends it.
+            # A name may contain spaces, so it ends at the suffix.
             match = _FILE_NAME.match(line)
             if match:
                 empty = False
                 yield match[1]
             elif line:
-                raise ValueError(f"{path}: line {number} starts with no picture's name: {line!r}")
+                raise RescaleError(
+                    f"{path}: line {number} does not start with an image name: {line!r}"
+                )
     if empty:
-        raise ValueError(f"{path}: lists no pictures")
+        raise RescaleError(f"{path}: lists no images")
 
 
 def _check_none_missing(missing: Iterator[str], chosen: str, root: str) -> None:
@@ -360,6 +383,6 @@ def _check_none_missing(missing: Iterator[str], chosen: str, root: str) -> None:
     if first is not None:
         more = sum(1 for _ in missing)
         raise FileNotFoundError(
-            f"{chosen}: lists pictures that are not in {root}: {first}"
+            f"{chosen}: lists images that are not in {root}: {first}"
             + (f" and {more} more" if more else "")
         )

@@ -1,8 +1,8 @@
-"""Picture files: reading, writing, and what an LR file carries.
+"""Image files: reading, writing, and the metadata of LR files.
 
-An LR picture alone tells neither the scale it was made with nor the size it came from, and both
-are needed to restore it. So they travel inside the file: in a PNG text chunk named "rescale", or in
-a JPEG comment that starts with "rescale:", as one line of JSON.
+The pixels of an LR image determine neither its scale nor the size of the original, and both are
+needed to restore it. They are stored in the file as one line of JSON: in a PNG text chunk named
+"rescale", or in a JPEG comment that starts with "rescale:".
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from rescale_compat.errors import RescaleError
 
 import numpy as np
 import numpy.typing as npt
@@ -48,37 +50,36 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Suffixes of the files that `list_images` finds, in lower case."""
+"""Suffixes of the files that `list_images` returns, in lower case."""
 
 JPEG_QUALITY = 95
-"""Quality of a written JPEG where none is asked for."""
+"""Default quality of JPEG files."""
 
-# Files of level 6 are 2 % smaller and take twice as long to write.
+# Level 6 gives files that are 2 % smaller but takes twice as long to write.
 PNG_LEVEL = 3
 
 INFO_KEY = "rescale"
 INFO_VERSION = 1
 # Kinds of text chunks: other tools may turn one into another.
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-# The scales that a file may ask for, by network; a scale of 1 keeps a side as it is.
-SCALE_LIMITS = {"aidn": (1.0, 4.0)}
-OTHER_SCALE_LIMITS = (1.0, 256.0)
+# The scales that a file may state: a network may have narrower limits.
+SCALE_LIMITS = (1.0, 256.0)
 
 Image = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class LRInfo:
-    """What an LR file carries, so that it can be restored from itself alone.
+    """The metadata of an LR file, from which it can be restored without further information.
 
     Args:
-        network: Name of the network that made it ("aidn").
+        network: Name of the network that made the LR image ("aidn").
         scale: HR side over LR side, (vertical, horizontal).
-        size: (height, width) of the HR picture in pixels.
-        weights: Fingerprint of the weights that made it.
+        size: (height, width) of the HR image in pixels.
+        weights: Fingerprint of the weights that made the LR image.
 
     Raises:
-        ValueError: For a value of the wrong type or out of range.
+        ValueError: If a value has the wrong type or is out of range.
     """
 
     network: str
@@ -87,40 +88,42 @@ class LRInfo:
     weights: str
 
     def __post_init__(self) -> None:
-        """Checks the values, and makes tuples of lists."""
+        """Checks the values, and converts lists to tuples."""
         for name, text in (("network", self.network), ("weights", self.weights)):
             if not isinstance(text, str) or not text:
-                raise ValueError(f"{name} must be a name, not {text!r}")
-        low, high = SCALE_LIMITS.get(self.network, OTHER_SCALE_LIMITS)
+                raise RescaleError(f"{name} must be a name, not {text!r}")
+        low, high = SCALE_LIMITS
         scale, size = _pair(self.scale), _pair(self.size)
         if not all(_is_number(s) and low <= s <= high for s in scale):
-            raise ValueError(f"scale must be two numbers from {low} to {high}, not {self.scale!r}")
+            raise RescaleError(
+                f"scale must be two numbers from {low} to {high}, not {self.scale!r}"
+            )
         if not all(_is_number(n) and isinstance(n, int) and n > 0 for n in size):
-            raise ValueError(f"size must be two whole numbers over 0, not {self.size!r}")
+            raise RescaleError(f"size must be two whole numbers over 0, not {self.size!r}")
         object.__setattr__(self, "scale", tuple(map(float, scale)))
         object.__setattr__(self, "size", size)
 
     def to_json(self) -> str:
-        """Returns the info as one line of JSON, from which `from_json` gets it back exactly."""
+        """Returns the metadata as one line of JSON; `from_json` is the exact inverse."""
         return json.dumps({"version": INFO_VERSION, **asdict(self)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> LRInfo:
-        """Reads what `to_json` wrote.
+        """Parses the output of `to_json`.
 
         Raises:
-            ValueError: If the text is anything else.
+            ValueError: If the text is malformed.
         """
         try:
             entries = json.loads(text)
         except RecursionError:
-            raise ValueError("JSON nested too deeply") from None
+            raise RescaleError("JSON nested too deeply") from None
         names = {"version", "network", "scale", "size", "weights"}
         if not isinstance(entries, dict) or set(entries) != names:
-            raise ValueError(f"expected the entries {', '.join(sorted(names))}")
+            raise RescaleError(f"expected the entries {', '.join(sorted(names))}")
         if entries.pop("version") != INFO_VERSION:
-            raise ValueError(
-                f"written by a later version than {INFO_VERSION}, which this one reads"
+            raise RescaleError(
+                f"written by a later version: only version {INFO_VERSION} is supported"
             )
         return cls(**entries)
 
@@ -139,7 +142,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 
 def to_float(image: Image) -> npt.NDArray[np.float32]:
-    """Returns an image as float32 in [0, 1], whatever its depth.
+    """Converts an image of any bit depth to float32 in [0, 1].
 
     Raises:
         ValueError: If the pixels are neither uint8 nor uint16 nor floating point.
@@ -147,7 +150,7 @@ def to_float(image: Image) -> npt.NDArray[np.float32]:
     if np.issubdtype(image.dtype, np.floating):
         return image.astype(np.float32, copy=False)
     if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"pixels must be uint8, uint16 or float, not {image.dtype}")
+        raise RescaleError(f"pixels must be uint8, uint16 or float, not {image.dtype}")
     return np.divide(image, np.iinfo(image.dtype).max, dtype=np.float32)
 
 
@@ -158,53 +161,55 @@ def write_image(
     quality: int | None = None,
     info: LRInfo | None = None,
 ) -> None:
-    """Writes a picture; it appears under its name only when it is complete.
+    """Writes an image atomically: it appears under its name only when it is complete.
 
     Args:
-        path: File to write, .png or .jpg/.jpeg; an older one is replaced.
+        path: File to write, .png or .jpg/.jpeg; an existing file is replaced.
         image: (H, W, 3) RGB, uint8.
         quality: JPEG quality from 1 to 100 (default 95; chroma is 4:2:0). Only for JPEG.
-        info: What an LR file shall carry.
+        info: Metadata of an LR file.
 
     Raises:
-        ValueError: For another suffix, another kind of array, or a quality that does not fit.
-        OSError: If the file cannot be written; nothing is left behind then.
+        ValueError: If the suffix is unsupported, or the array or the quality is invalid.
+        OSError: If the file cannot be written; no partial file remains.
     """
     path = Path(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"{path}: image must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-    picture = fromarray(np.ascontiguousarray(image))
+        raise RescaleError(
+            f"{path}: image must be (H, W, 3) uint8, not {image.shape} {image.dtype}"
+        )
+    pil_image = fromarray(np.ascontiguousarray(image))
     buffer = io.BytesIO()
     match path.suffix.lower():
         case ".png":
             if quality is not None:
-                raise ValueError(f"{path}: a quality is for .jpg and .jpeg files only")
+                raise RescaleError(f"{path}: only .jpg and .jpeg files have a quality")
             text = PngInfo()
             if info is not None:
                 text.add_text(INFO_KEY, info.to_json())
-            picture.save(buffer, "PNG", pnginfo=text, compress_level=PNG_LEVEL)
+            pil_image.save(buffer, "PNG", pnginfo=text, compress_level=PNG_LEVEL)
         case ".jpg" | ".jpeg":
             quality = JPEG_QUALITY if quality is None else quality
             if not 1 <= quality <= 100:
-                raise ValueError(f"{path}: quality must be from 1 to 100, not {quality}")
+                raise RescaleError(f"{path}: quality must be from 1 to 100, not {quality}")
             comment = b"" if info is None else f"{INFO_KEY}:{info.to_json()}".encode("ascii")
-            picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", comment=comment)
+            pil_image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", comment=comment)
         case suffix:
-            raise ValueError(f"{path}: suffix must be .png, .jpg or .jpeg, not {suffix!r}")
+            raise RescaleError(f"{path}: suffix must be .png, .jpg or .jpeg, not {suffix!r}")
     write_file(path, buffer.getbuffer())
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Writes a file that appears under its name only when it is complete.
+    """Writes a file atomically: it appears under its name only when it is complete.
 
     Raises:
-        OSError: If it cannot be written, with its name; nothing is left behind then.
+        OSError: If it cannot be written; the message names it, and no partial file remains.
     """
     write_parts(path, [data])
 
 
 def write_parts(path: str | os.PathLike[str], parts: Iterable[bytes | memoryview]) -> None:
-    """Writes a file as `write_file` does, from parts of which one is in memory at a time."""
+    """As `write_file`, from an iterable of parts, so that only one has to be in memory."""
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
             file.writelines(parts)
@@ -213,13 +218,13 @@ def write_parts(path: str | os.PathLike[str], parts: Iterable[bytes | memoryview
 
 
 def read_info(path: str | os.PathLike[str]) -> LRInfo | None:
-    """Reads what an LR file carries.
+    """Reads the metadata of an LR file.
 
     Returns:
-        The info, or None where the file carries nothing.
+        The metadata, or None if the file has none.
 
     Raises:
-        ValueError: If the file carries something malformed.
+        ValueError: If the metadata is malformed.
         ImageFileError: If the file is a broken PNG or JPEG.
         OSError: If the file cannot be read.
     """
@@ -227,7 +232,7 @@ def read_info(path: str | os.PathLike[str]) -> LRInfo | None:
     if not is_complete(data):
         raise ImageFileError(f"{os.fspath(path)}: truncated image file")
     try:
-        texts = list(_carried_texts(data))
+        texts = list(_metadata_texts(data))
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageFileError(f"{os.fspath(path)}: broken image file ({error})") from error
     if not texts:
@@ -235,21 +240,21 @@ def read_info(path: str | os.PathLike[str]) -> LRInfo | None:
     try:
         return LRInfo.from_json(texts[-1])
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: malformed rescale info: {error}") from error
+        raise RescaleError(f"{os.fspath(path)}: malformed rescale info: {error}") from error
 
 
 def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
-    """Lists the pictures of a folder by suffix, sorted; hidden files are left out.
+    """Lists the images of a folder by suffix, sorted; hidden files are skipped.
 
     Raises:
-        OSError: If the folder, or one inside it, does not exist or cannot be read.
+        OSError: If the folder or a subfolder does not exist or cannot be read.
     """
     return [Path(folder, name) for name in image_names(folder, recursive)]
 
 
 def image_names(folder: str | os.PathLike[str], recursive: bool = False) -> list[str]:
-    """Returns what `list_images` does by paths relative to the folder, for millions of pictures."""
-    # Every path begins with this; `os.path.relpath` takes several times as long as the listing.
+    """As `list_images`, but returns paths relative to the folder; fast for millions of images."""
+    # All paths start with this prefix; `os.path.relpath` takes several times as long as listing.
     start = len(os.path.join(os.fspath(folder), ""))
 
     def names(current: str) -> Iterator[str]:
@@ -258,7 +263,7 @@ def image_names(folder: str | os.PathLike[str], recursive: bool = False) -> list
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    # A link to a folder could lead round in a circle.
+                    # Links to folders are not followed: they could form a cycle.
                     if recursive and not entry.is_symlink():
                         yield from names(entry.path)
                 elif entry.name.lower().endswith(IMAGE_SUFFIXES):
@@ -268,7 +273,7 @@ def image_names(folder: str | os.PathLike[str], recursive: bool = False) -> list
 
 
 def _pair(values: object) -> tuple[Any, ...]:
-    """Returns a list or tuple of two as a tuple, anything else as one that fails every check."""
+    """Returns a list or tuple of length two as a tuple, anything else as (None, None)."""
     return tuple(values) if isinstance(values, list | tuple) and len(values) == 2 else (None, None)
 
 
@@ -276,7 +281,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _carried_texts(data: bytes) -> Iterator[str]:
+def _metadata_texts(data: bytes) -> Iterator[str]:
     """Yields the texts that `write_image` put into a file, if it did without decoding pixels.
 
     Pillow's class for JPEG is used by itself because `PIL.Image.open` refuses very large images.

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from enum import Enum
 from functools import lru_cache
 
+from rescale_compat.errors import RescaleError
+
 import cv2
 import numpy as np
 from PIL import Image, ImageCms
@@ -92,7 +94,7 @@ def _png_losses(data: bytes) -> Iterator[Loss]:
 def _other_losses(data: bytes) -> Iterator[Loss]:
     image = open_with_pillow(data)
     if image is None:
-        raise ValueError("unsupported format")
+        raise RescaleError("unsupported format")
     with image:
         if getattr(image, "n_frames", 1) > 1:
             yield Loss.FRAMES

@@ -1,4 +1,4 @@
-"""Millions of names in little memory."""
+"""A compact sequence of names, for datasets with millions of files."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 
 class NameTable(Sequence[str]):
-    """A sequence of strings that consists of two arrays.
+    """A sequence of strings, stored in two arrays.
 
-    A list of as many strings takes several times the memory; and since Python counts references to
-    each of them in the string itself, a process that was forked to read data soon has a copy of the
-    whole list. These arrays stay shared.
+    A list of strings takes several times the memory. Moreover, Python stores the reference count of
+    a string in the string itself, so that a forked data loading process soon copies the whole list;
+    the arrays stay shared between processes.
 
     Args:
-        names: they are read one by one.
+        names: consumed one by one.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         content = bytearray()
         ends = array("q", [0])
         for name in names:
-            content += name.encode("utf-8", "surrogateescape")  # as the names of files are
+            content += name.encode("utf-8", "surrogateescape")  # like file names
             ends.append(len(content))
         self._content = np.frombuffer(bytes(content), np.uint8)
         self._ends = np.frombuffer(ends, np.int64)
@@ -38,10 +38,10 @@ class NameTable(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> NameTable: ...
     def __getitem__(self, index: int | slice) -> str | NameTable:
-        """A name, or a table of some."""
+        """A name, or for a slice a table of names."""
         if isinstance(index, slice):
             return NameTable(self[number] for number in range(*index.indices(len(self))))
-        number = range(len(self))[index]  # from the end, too; IndexError where there is none
+        number = range(len(self))[index]  # allows negative numbers; raises IndexError
         start, end = self._ends[number : number + 2].tolist()
         return self._content[start:end].tobytes().decode("utf-8", "surrogateescape")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rescale_compat.errors import RescaleError
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,6 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     if pixels.is_floating_point():
         return pixels
     if pixels.dtype != torch.uint8:
-        raise ValueError(f"pixels must be uint8 or float, not {pixels.dtype}")
+        raise RescaleError(f"pixels must be uint8 or float, not {pixels.dtype}")
     # A tensor on the device, since CUDA multiplies by the reciprocal of a number from the host.
     return pixels / torch.full((), 255, dtype=torch.float32, device=pixels.device)

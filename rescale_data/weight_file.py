@@ -1,4 +1,4 @@
-"""Weight files: safe reading, atomic writing, fingerprints. Knows no network."""
+"""Weight files: safe reading, atomic writing, fingerprints. Independent of the networks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import Any
 
+from rescale_compat.errors import RescaleError
+
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
@@ -21,42 +23,43 @@ from rescale_data.foreign_checkpoint import read_foreign_checkpoint
 
 
 def read_weights(path: str | PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint without executing anything that it asks for.
+    """Reads a checkpoint without running any code that it contains.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save`` (``.pth``, ``.pth.tar``, ``.ckpt``, ..).
+        path: ``.safetensors``, or a file written by ``torch.save`` (``.pth``, ``.pth.tar``,
+            ``.ckpt``, ..).
 
     Returns:
-        What the file holds, on the CPU. A safetensors file comes as ``{"params": {name: tensor}}``
-        plus ``"config"``, the constructor keywords of the network, where it states them. Objects of
-        foreign classes, which trainers such as PyTorch Lightning put beside the weights, come as
-        stand-ins that know nothing; those classes need not be installed.
+        The contents of the file, on the CPU. For a safetensors file, ``{"params": {name: tensor}}``
+        and, if the file states it, ``"config"``: the constructor keywords of the network. Objects
+        of other classes, which trainers such as PyTorch Lightning store with the weights, are
+        replaced by empty placeholders; their classes need not be installed.
 
     Raises:
         FileNotFoundError: no such file.
         OSError: the file cannot be read.
-        MemoryError: it needs more memory than there is.
-        ValueError: the file is damaged, no checkpoint, or asks for code to be run.
+        MemoryError: there is not enough memory.
+        ValueError: the file is damaged, not a checkpoint, or would run code.
     """
     name = fspath(path)
     with open(name, "rb"):
-        pass  # a missing or unreadable file: the system's own error, which names it
+        pass  # missing or unreadable: raises the system's error, which names the file
     try:
         if name.endswith(".safetensors"):
             return _read_safetensors(name)
         checkpoint = _read_pickle(name)
     except OSError as error:
-        if error.errno is None:  # safetensors gives a message only
+        if error.errno is None:  # safetensors sets no errno
             raise OSError(f"{name}: {error}") from error
         raise OSError(error.errno, error.strerror, name) from error
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         raise MemoryError(
-            f"{name}: not enough memory to load it, unless it is damaged and asks for too much"
+            f"{name}: not enough memory to load it, or it is damaged and requests too much"
         ) from error
     if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"{name}: holds a {type(checkpoint).__name__}, not a state dict")
+        raise RescaleError(f"{name}: holds a {type(checkpoint).__name__}, not a state dict")
     return dict(checkpoint)
 
 
@@ -66,21 +69,21 @@ def save_weights(
     config: Mapping[str, Any] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors file, beside its final name first and then renamed.
+    """Writes a safetensors file atomically.
 
     Args:
         path: ends in ``.safetensors``.
         weights: the state dict.
-        config: constructor keywords of the network, as numbers, strings, None.
-        notes: further text entries of the file's header.
+        config: constructor keywords of the network; values that JSON can represent.
+        notes: further text entries for the header of the file.
 
     Raises:
         ValueError: another suffix.
-        OSError: the file cannot be written; nothing is left behind.
+        OSError: the file cannot be written; no partial file remains.
     """
     name = fspath(path)
     if not name.endswith(".safetensors"):
-        raise ValueError(f"{name}: weights are written as .safetensors")
+        raise RescaleError(f"{name}: weights are written as .safetensors")
     metadata = dict(notes or {})
     if config is not None:
         metadata["config"] = json.dumps(dict(config))
@@ -90,9 +93,10 @@ def save_weights(
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits that tell weights apart: ``sha256:0123456789abcdef``.
+    """Identifies weights by sixteen hexadecimal digits: ``sha256:0123456789abcdef``.
 
-    Names and float32 values count; the file format and the step counters of batch norm do not.
+    Computed from names and float32 values; the file format and the step counters of batch norm do
+    not matter.
     """
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -104,7 +108,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU, PyTorch has no class of its own for this.
+    # PyTorch has no exception class for running out of memory on a CPU.
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     )
@@ -118,14 +122,16 @@ def _read_pickle(name: str) -> Any:
             if not zipfile.is_zipfile(name):
                 raise
         return read_foreign_checkpoint(name)
-    except Exception as error:  # a damaged pickle makes PyTorch's reader fail in any way there is
+    except Exception as error:  # PyTorch's reader can raise anything for a damaged pickle
         if _is_out_of_memory(error):
             raise
-        # EINVAL: a damaged zip file asks for a place before its start.
+        # EINVAL: a damaged zip file refers to a position before its start.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{name}: no checkpoint that can be loaded safely ({reason})") from error
+        raise RescaleError(
+            f"{name}: not a checkpoint that can be loaded safely ({reason})"
+        ) from error
 
 
 def _read_safetensors(name: str) -> dict[str, Any]:
@@ -137,5 +143,5 @@ def _read_safetensors(name: str) -> dict[str, Any]:
         if "config" in metadata:
             checkpoint["config"] = json.loads(metadata["config"])
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{name}: no safetensors file ({error})") from error
+        raise RescaleError(f"{name}: not a safetensors file ({error})") from error
     return checkpoint

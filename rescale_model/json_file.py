@@ -1,4 +1,4 @@
-"""JSON files of results: metrics, and the options that they were measured with."""
+"""JSON files of results: metrics, and the options that they were computed with."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rescale_data.image_file import write_file
 def write_json(path: str, content: Any) -> None:
     """Writes ``content`` as JSON.
 
-    Numbers that are not finite, which JSON does not have, become text, as do keys. Of a class or
-    function, such as the plugin of an option file, the dotted name is written, of any other object
-    its text.
+    Numbers that are not finite, which JSON does not support, are converted to strings, as are keys.
+    A class or function, such as the plugin of an option file, is written as its dotted name, any
+    other object as its ``str``.
 
     Raises:
         OSError: the file cannot be written.
@@ -26,12 +26,11 @@ def write_json(path: str, content: Any) -> None:
 
 
 def write_options(folder: str, opt: Mapping[str, Any]) -> None:
-    """Writes ``options.json`` beside the metrics of a test.
+    """Writes ``options.json`` to the folder of the metrics of a test.
 
     Args:
-        folder: that of the metrics.
-        opt: the options, as BasicSR has resolved them. The file has them and ``date``, the local
-            time.
+        folder: folder of the metrics.
+        opt: the options as resolved by BasicSR. The file also contains ``date``, the local time.
 
     Raises:
         OSError: the file cannot be written.
@@ -41,7 +40,7 @@ def write_options(folder: str, opt: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` in the types that JSON has."""
+    """Converts ``value`` to types that JSON supports."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

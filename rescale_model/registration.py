@@ -1,7 +1,8 @@
-"""The one place where this project's classes meet BasicSR's registries."""
+"""Registers this project's classes with BasicSR's registries."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +15,18 @@ from basicsr.utils.registry import (
     Registry,
 )
 
-from rescale_arch import AIDN, VQGAN, VQIR
+from rescale_arch.architecture import architectures
 from rescale_data.benchmark_dataset import BenchmarkDataset
 from rescale_data.hr_dataset import HRImageDataset
-from rescale_model.aidn_model import AIDNModel
-from rescale_model.benchmark_model import BenchmarkModel
-from rescale_model.rescale_loss import CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss
-from rescale_model.rescale_metric import calculate_dists, calculate_lpips
-from rescale_model.vqgan_model import VQGANModel
-from rescale_model.vqir_model import VQIRModel, VQIRRefineModel
+from rescale_model.evaluation.metrics import calculate_dists, calculate_lpips
+from rescale_model.losses import CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss
+from rescale_model.models.aidn import AIDNModel
+from rescale_model.models.benchmark import BenchmarkModel
+from rescale_model.models.vqgan import VQGANModel
+from rescale_model.models.vqir import VQIRModel
+from rescale_model.models.vqir_refine import VQIRRefineModel
 
 _REGISTERED: tuple[tuple[Registry, tuple[Callable[..., Any], ...]], ...] = (
-    (ARCH_REGISTRY, (AIDN, VQGAN, VQIR)),
     (DATASET_REGISTRY, (BenchmarkDataset, HRImageDataset)),
     (LOSS_REGISTRY, (CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss)),
     (METRIC_REGISTRY, (calculate_dists, calculate_lpips)),
@@ -34,12 +35,20 @@ _REGISTERED: tuple[tuple[Registry, tuple[Callable[..., Any], ...]], ...] = (
 
 
 def register() -> None:
-    """Registers networks, data sets, models, losses and metrics with BasicSR; again does nothing.
+    """Registers networks, datasets, models, losses and metrics with BasicSR; idempotent.
 
     Raises:
         AssertionError: another package has registered a class under the same name.
     """
-    for registry, classes in _REGISTERED:
+    networks: tuple[type, ...] = tuple(
+        dict.fromkeys(architecture.network for architecture in architectures())
+    )
+    registered: list[tuple[Registry, tuple[Any, ...]]]
+    registered = [(ARCH_REGISTRY, networks), *_REGISTERED]
+    for registry, classes in registered:
         for cls in classes:
             if cls.__name__ not in registry or registry.get(cls.__name__) is not cls:
                 registry.register(cls)
+    for architecture in architectures():
+        if architecture.training is not None:
+            importlib.import_module(architecture.training)

@@ -1,10 +1,9 @@
-"""BasicSR's train and test runners, with this project registered, for any machine.
+"""Runs BasicSR's train and test pipelines with this project registered, on any machine.
 
-They are BasicSR's own. What is mended: ``--launcher pytorch`` works without a GPU, the option file
-is checked first, training goes on to ``total_iter`` however small the data set is, results go into
-the current folder, SIGTERM and Ctrl-C save before they end a training, and a resumed one goes on
-exactly where it was, also without a GPU and where the newest state is damaged. Without a launcher,
-``num_gpu: auto`` takes one GPU.
+Differences from BasicSR: ``--launcher pytorch`` works without a GPU, the option file is checked
+first, training continues to ``total_iter`` even with a small dataset, results are written to the
+current folder, SIGTERM and Ctrl-C save before a training stops, and resuming is exact, also without
+a GPU, and skips a damaged state. Without a launcher, ``num_gpu: auto`` uses one GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
+from rescale_compat.errors import RescaleError
 
 import basicsr.test
 import basicsr.train
@@ -34,42 +34,38 @@ from basicsr.utils.dist_util import init_dist
 from basicsr.utils.options import dict2str, parse_options
 from basicsr.utils.registry import MODEL_REGISTRY
 
+from rescale_model.distributed import agree_on_seed
+from rescale_model.models.base import RescalingModel
 from rescale_model.options import check_options, read_options
 from rescale_model.registration import register
-from rescale_model.rescaling_model import RescalingModel
-from rescale_model.resume import (
-    Progress,
-    ResumableSampler,
-    agree_on_seed,
-    newest_state,
-    read_state,
-)
-from rescale_model.stop_signal import StopSignal
+from rescale_model.training.resume import newest_state, read_state
+from rescale_model.training.sampler import DataPosition, ResumableSampler
+from rescale_model.training.stop_signal import StopSignal
 
 
 def train(argv: Sequence[str]) -> int:
-    """``rescale train``: takes the arguments of ``basicsr/train.py``.
+    """``rescale train``, with the arguments of ``basicsr/train.py``.
 
     Args:
-        argv: for instance ``["-opt", "options/train/aidn.yml", "--auto_resume"]``.
+        argv: for example ``["-opt", "options/train/aidn.yml", "--auto_resume"]``.
 
     Returns:
         0; failures raise.
 
     Raises:
         OSError: a file is missing or cannot be written.
-        ValueError: the option file is wrong, or a loss is not finite.
-        SystemExit: 143 after SIGTERM and 130 after Ctrl-C, which save first.
+        ValueError: the option file is invalid, or a loss is not finite.
+        SystemExit: 143 after SIGTERM, 130 after Ctrl-C; the state is saved before.
     """
     return _run(argv, is_train=True)
 
 
 def test(argv: Sequence[str]) -> int:
-    """``rescale test``: takes the arguments of ``basicsr/test.py``; otherwise as :func:`train`."""
+    """``rescale test``, with the arguments of ``basicsr/test.py``; see :func:`train`."""
     return _run(argv, is_train=False)
 
 
-test.__test__ = False  # type: ignore[attr-defined]  # pytest takes the name for a test
+test.__test__ = False  # type: ignore[attr-defined]  # not a pytest test
 
 
 def _run(argv: Sequence[str], *, is_train: bool) -> int:
@@ -78,7 +74,7 @@ def _run(argv: Sequence[str], *, is_train: bool) -> int:
     parser.add_argument("-opt", default=None)
     parser.add_argument("--force_yml", nargs="+", default=())
     known = parser.parse_known_args(list(argv))[0]
-    if known.opt is not None:  # without it BasicSR's own parser prints the usage
+    if known.opt is not None:  # otherwise, BasicSR's parser prints the usage
         _import_plugin(known.opt)
         check_options(known.opt, is_train=is_train, forced=known.force_yml)
     command = f"rescale {'train' if is_train else 'test'}"
@@ -108,9 +104,9 @@ def _run(argv: Sequence[str], *, is_train: bool) -> int:
 
 
 def _import_plugin(path: str) -> None:
-    """Imports what the option file's plugin line names, as BasicSR does when it reads the file.
+    """Imports the plugin that the option file names, as BasicSR does when it reads the file.
 
-    The classes that it registers are then known to the check.
+    This registers its classes before the options are checked.
     """
     plugin = read_options(path).get("plugin")
     if not isinstance(plugin, str) or "." not in plugin:
@@ -119,9 +115,9 @@ def _import_plugin(path: str) -> None:
     try:
         found = importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"{path}: plugin {plugin}: {error}") from error
+        raise RescaleError(f"{path}: plugin {plugin}: {error}") from error
     if not hasattr(found, name):
-        raise ValueError(f"{path}: plugin {plugin}: module {module} has no {name}")
+        raise RescaleError(f"{path}: plugin {plugin}: module {module} has no {name}")
 
 
 @contextmanager
@@ -135,7 +131,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _init_dist(launcher: str, **kwargs: Any) -> None:
-    """BasicSR's, which knows NCCL alone; without a GPU processes talk by gloo."""
+    """BasicSR's ``init_dist``, which supports only NCCL, with gloo for machines without a GPU."""
     if torch.cuda.is_available() or launcher != "pytorch":
         init_dist(launcher, **kwargs)
     else:
@@ -143,7 +139,7 @@ def _init_dist(launcher: str, **kwargs: Any) -> None:
 
 
 def _printed(options: Mapping[Any, Any]) -> str:
-    """BasicSR's ``dict2str``, which fails on keys that are not text."""
+    """BasicSR's ``dict2str``, with support for keys that are not strings."""
     printed: str = dict2str(_with_text_keys(options))
     return printed
 
@@ -155,9 +151,9 @@ def _with_text_keys(value: Any) -> Any:
 
 
 def _parse_options(root: str, is_train: bool) -> tuple[dict[str, Any], argparse.Namespace]:
-    """BasicSR's, but without a launcher ``num_gpu: auto`` is one GPU.
+    """BasicSR's ``parse_options``, but without a launcher ``num_gpu: auto`` is one GPU.
 
-    A process of this project's models uses one; a launcher starts a process for each.
+    This project's models use one GPU per process; a launcher starts a process for each.
     """
     opt, arguments = parse_options(root, is_train=is_train)
     count = opt["num_gpu"]
@@ -165,7 +161,7 @@ def _parse_options(root: str, is_train: bool) -> tuple[dict[str, Any], argparse.
     if is_ours and count > 1 and not opt["dist"] and _asked_for(arguments, "num_gpu") == "auto":
         opt["num_gpu"] = 1
         print(
-            f"num_gpu: auto takes one of the {count} GPUs; to use all: torchrun --nproc_per_node "
+            f"num_gpu: auto uses one of the {count} GPUs; to use all: torchrun --nproc_per_node "
             f"{count} $(which rescale) .. --launcher pytorch",
             file=sys.stderr,
         )
@@ -173,7 +169,7 @@ def _parse_options(root: str, is_train: bool) -> tuple[dict[str, Any], argparse.
 
 
 def _asked_for(arguments: argparse.Namespace, key: str) -> Any:
-    """The value of a top-level option as given: by ``--force_yml``, or in the file."""
+    """The value of a top-level option as specified by ``--force_yml`` or in the file."""
     for entry in reversed(arguments.force_yml or ()):
         name, _, value = entry.partition("=")
         if name.strip() == key:
@@ -182,14 +178,14 @@ def _asked_for(arguments: argparse.Namespace, key: str) -> Any:
 
 
 def _set_loading_defaults(dataset: dict[str, Any], on_gpu: bool) -> None:
-    """Sets options of BasicSR's loader that are not given.
+    """Sets defaults for missing options of BasicSR's data loader.
 
-    Batches for a GPU are pinned, without which their copy waits. Reading processes outlive an
-    epoch: with NCCL they are spawned, which takes seconds.
+    Batches for a GPU are pinned, so that they are copied asynchronously. Workers are persistent:
+    with NCCL they are spawned, which takes seconds per epoch.
 
     Raises:
-        ValueError: ``persistent_workers`` with ``prefetch_mode: cpu``, whose thread of one epoch
-            would take batches of the next.
+        ValueError: ``persistent_workers`` with ``prefetch_mode: cpu``, whose prefetch thread of one
+            epoch would consume batches of the next.
     """
     if dataset.get("pin_memory") is None:
         dataset["pin_memory"] = on_gpu
@@ -197,83 +193,83 @@ def _set_loading_defaults(dataset: dict[str, Any], on_gpu: bool) -> None:
     if dataset.get("persistent_workers") is None:
         dataset["persistent_workers"] = dataset["num_worker_per_gpu"] > 0 and not has_thread
     elif dataset["persistent_workers"] and has_thread:
-        raise ValueError(
-            "datasets: train: persistent_workers is true, which prefetch_mode: cpu cannot have: "
-            "leave one of them out"
+        raise RescaleError(
+            "datasets: train: persistent_workers: true is not supported with prefetch_mode: cpu: "
+            "omit one of them"
         )
 
 
 class _Training:
-    """What BasicSR's training is given in place of its own steps, and what joins them."""
+    """Replacements for parts of BasicSR's training, and their shared state."""
 
     def __init__(self) -> None:
         self.stop = StopSignal()
-        self._start = Progress()
+        self._start = DataPosition()
         self._iteration = 0
-        self._remarks: list[str] = []  # the log is there later
+        self._warnings: list[str] = []  # logged when the log file exists
 
     def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
-        """BasicSR's, which needs a GPU, takes any file, and lets a run without a seed draw another.
+        """Replaces BasicSR's function, which needs a GPU, accepts any file, and ignores seeds.
 
-        The optimisers move the state to their own device anyway.
+        The state is loaded on the CPU; the optimisers move it to their device.
         """
         agree_on_seed(opt)
         path = opt["path"].get("resume_state")
         if opt["auto_resume"]:
-            newest, self._remarks = newest_state(opt)
+            newest, self._warnings = newest_state(opt)
             path = newest or path
         if not path:
             return None
         state = read_state(path)
         seed = state.get("seed", opt["manual_seed"])
         if seed != opt["manual_seed"]:
-            self._remarks.append(f"The seed is that of the training state, {seed}")
+            self._warnings.append(f"Using the seed of the training state, {seed}")
             opt["manual_seed"] = seed
-        self._start = Progress(state["epoch"], state.get("samples", 0))
+        self._start = DataPosition(state["epoch"], state.get("samples", 0))
         self._iteration = state["iter"]
         opt["path"]["resume_state"] = path
         check_resume(opt, state["iter"])
         return state
 
     def create_loaders(self, opt: dict[str, Any], logger: logging.Logger) -> tuple[Any, ...]:
-        """BasicSR's, which rounds the batches of an epoch up though an incomplete one is left out.
+        """Wraps BasicSR's function, which counts an incomplete last batch that is in fact dropped.
 
-        Training would stop before ``total_iter``, with few images at once. The order of the data
-        is :class:`~rescale_model.resume.ResumableSampler`'s.
+        With its number of epochs, training would stop before ``total_iter``, or immediately with
+        few images. :class:`~rescale_model.training.sampler.ResumableSampler` orders the data.
         """
-        for remark in self._remarks:
-            logger.warning(remark)
+        for warning in self._warnings:
+            logger.warning(warning)
         _set_loading_defaults(opt["datasets"]["train"], on_gpu=opt["num_gpu"] > 0)
         sampler_type = partial(ResumableSampler, seed=opt["manual_seed"], start=self._start)
         with _replaced(basicsr.train, "EnlargedSampler", sampler_type):
             train, sampler, val, _, total_iter = create_train_val_dataloader(opt, logger)
         if len(train) == 0:
-            raise ValueError(
-                f"datasets: train: {len(sampler)} images are no batch of {train.batch_size}: raise "
-                "dataset_enlarge_ratio"
+            raise RescaleError(
+                f"datasets: train: {len(sampler)} images do not fill a batch of "
+                f"{train.batch_size}: raise dataset_enlarge_ratio"
             )
-        # each epoch draws a number from it: from the default one, resuming would draw another
+        # each epoch draws a number; the default generator would yield another one after resuming
         train.generator = torch.Generator().manual_seed(opt["manual_seed"])
         train.worker_init_fn = partial(_begin_worker, train.worker_init_fn)
-        self._progress = sampler.progress
-        # the present epoch may be nearly over
+        self._position = sampler.position
+        # the current epoch may be nearly finished
         rest = math.ceil((total_iter - self._iteration) / len(train))
         return train, sampler, val, self._start.epoch + rest, total_iter
 
     def build_model(self, opt: dict[str, Any]) -> Any:
-        """BasicSR's; the model is told where it is in the data, and when to stop."""
+        """Wraps BasicSR's function, and passes the data position and stop signal to the model."""
         model = build_model(opt)
         if isinstance(model, RescalingModel):
-            model.progress, model.stop = self._progress, self.stop
+            model.data_position, model.stop = self._position, self.stop
             self.stop.listen()
         return model
 
 
 def _begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:
-    """Begins a process that reads data.
+    """Initializes a data loader worker.
 
-    In a process group of its own, for a signal to the whole group, as Ctrl-C is, must not end it:
-    a step may be waiting for its data.
+    It gets a separate process group, since a signal to the whole group, such as Ctrl-C, must not
+    terminate it: a step may be waiting for its data.
     """
     os.setpgid(0, 0)
     if begin is not None:

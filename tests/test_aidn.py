@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rescale_arch import AIDN, lr_size
-from rescale_arch.conditional_resampling import ConditionalResampling, init_experts
+from rescale_arch.aidn.conditional_resampling import ConditionalResampling, init_experts
 from rescale_arch.memory_format import channels_last
 from rescale_arch.rounding import quantize
 

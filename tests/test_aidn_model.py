@@ -21,9 +21,10 @@ from training import NETWORK, changed, model_options, test_options, train_option
 
 import rescale_model.registration
 from rescale_arch import AIDN
+from rescale_arch.bicubic import bicubic_lr
 from rescale_data.weight_file import save_weights
-from rescale_model.aidn_model import AIDNModel
-from rescale_model.scale_schedule import ScaleSchedule
+from rescale_model.models.aidn import AIDNModel
+from rescale_model.training.scale_schedule import ScaleSchedule
 
 Weights = dict[str, Tensor]
 Make = Callable[..., AIDNModel]
@@ -128,7 +129,7 @@ def test_losses_are_those_of_the_recipe(make: Make) -> None:
     hr = model.gt
     net.train()
     lr, restored = net(hr, model.scale)
-    guide = rescale_model.aidn_model.bicubic_lr(hr, model.scale)
+    guide = bicubic_lr(hr, model.scale)
     log = model.get_current_log()
     assert log["l_pix"] == pytest.approx(2 * (restored - hr).abs().mean().item(), rel=1e-5)
     assert log["l_guide"] == pytest.approx((lr - guide).square().mean().item(), rel=1e-5)

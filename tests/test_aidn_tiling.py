@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rescale_arch import AIDN, lr_size, row_stream
-from rescale_arch import aidn_tiling as tiling
+from rescale_arch import AIDN, lr_size
+from rescale_arch.aidn import feature_window, streaming
 
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 Pair = tuple[float, float]
@@ -20,8 +20,8 @@ Pair = tuple[float, float]
 @pytest.fixture(autouse=True)
 def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips of few rows, so that small pictures have many of them."""
-    monkeypatch.setattr(row_stream, "_LEAST_ROWS", 9)
-    monkeypatch.setattr(row_stream, "_STRIP_BYTES", (1, 1))
+    monkeypatch.setattr(streaming, "_LEAST_ROWS", 9)
+    monkeypatch.setattr(streaming, "_STRIP_BYTES", (1, 1))
 
 
 def network(offsets: float = 1.0, fixed_scale: int | None = None) -> AIDN:
@@ -71,9 +71,9 @@ def tiled(
 ) -> tuple[Tensor, Tensor]:
     size = (hr.shape[-2], hr.shape[-1])
     down = Canvas(hr, (lr.shape[-2], lr.shape[-1]))
-    tiling.downscale_tiles(net, size, scale, down.read, down.write, tile)
+    net.downscale_tiles(size, scale, down.read, down.write, tile)
     up = Canvas(lr, size)
-    tiling.upscale_tiles(net, size, scale, up.read, up.write, tile)
+    net.upscale_tiles(size, scale, up.read, up.write, tile)
     return down.result, up.result
 
 
@@ -131,7 +131,7 @@ def test_the_margin_of_the_start_does_not_always_suffice() -> None:
     seen: list[Tensor] = []
     net.up_net.sa_sample.offset.register_forward_hook(lambda _, __, out: seen.append(out))
     layer_by_layer(net, torch.rand(1, 3, 80, 80), torch.rand(1, 3, 40, 40), 2.0)
-    assert seen[0].abs().max() > 4 * tiling._MARGIN
+    assert seen[0].abs().max() > 4 * feature_window._MARGIN
 
 
 def test_the_reach_of_the_trunk_is_counted() -> None:
@@ -145,7 +145,7 @@ def test_the_reach_of_the_trunk_is_counted() -> None:
     hr[:, :, 30] += 0.5
     net.downscale(hr, 2.0)
     rows = (features[0] != features[1]).flatten(0, 1).any(0).any(-1).nonzero()
-    lag = row_stream.TrunkRows(trunk, (0.5, 0.5), torch.float64).lag
+    lag = streaming.StreamingTrunk(trunk, (0.5, 0.5), torch.float64).lag
     assert [rows.min().item(), rows.max().item()] == [30 - lag, 30 + lag]
 
 
@@ -178,13 +178,31 @@ def test_synchronised_batch_norm_runs_in_tiles() -> None:
     check(net, (41, 37), 2.3, 24)
 
 
+def test_an_engine_can_be_chosen() -> None:
+    net = network(10.0)
+    calls: list[object] = []
+    net.down_net.register_forward_hook(lambda *_: calls.append(None))
+    hr = torch.rand(1, 3, 24, 20)
+    results = []
+    for engine in ("strips", "layers", "auto"):
+        net.engine = engine
+        with torch.no_grad():
+            results.append(net.downscale(hr, 2.0))
+        assert len(calls) == (0 if engine == "strips" else 1)  # "auto": strips, on a CPU
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-5)
+    assert torch.equal(results[0], results[2])
+    net.engine = "strips"
+    with pytest.raises(ValueError, match="engine 'strips' needs evaluation mode"):
+        net.downscale(hr, 2.0)
+
+
 @torch.no_grad()
 def test_regions_do_not_grow_with_the_picture() -> None:
     net = network()
     largest = []
     for side in (90, 200):
         canvas = Canvas(torch.rand(1, 3, side, side), lr_size((side, side), 2.0))
-        tiling.downscale_tiles(net, (side, side), 2.0, canvas.read, canvas.write, 16)
+        net.downscale_tiles((side, side), 2.0, canvas.read, canvas.write, 16)
         largest.append(canvas.largest)
     assert largest[0] == largest[1]
 
@@ -234,16 +252,16 @@ def test_weights_that_are_no_numbers_show() -> None:
 def test_bad_arguments_are_named() -> None:
     canvas = Canvas(torch.rand(1, 3, 16, 16), (8, 8))
     net = network()
-    for call in (tiling.downscale_tiles, tiling.upscale_tiles):
+    for call in (net.downscale_tiles, net.upscale_tiles):
         with pytest.raises(ValueError, match="tile is 0"):
-            call(net, (16, 16), 2.0, canvas.read, canvas.write, 0)
+            call((16, 16), 2.0, canvas.read, canvas.write, 0)
         with pytest.raises(ValueError, match=r"\(7, 16\) has a side below 8"):
-            call(net, (7, 16), 2.0, canvas.read, canvas.write, 8)
+            call((7, 16), 2.0, canvas.read, canvas.write, 8)
         with pytest.raises(ValueError, match="scale 9 is out of range"):
-            call(net, (16, 16), 9.0, canvas.read, canvas.write, 8)
+            call((16, 16), 9.0, canvas.read, canvas.write, 8)
     net.train()
     with pytest.raises(ValueError, match="training mode"):
-        tiling.downscale_tiles(net, (16, 16), 2.0, canvas.read, canvas.write, 8)
+        net.downscale_tiles((16, 16), 2.0, canvas.read, canvas.write, 8)
 
 
 def test_the_forward_compiles_in_one_graph() -> None:

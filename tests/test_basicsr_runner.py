@@ -51,15 +51,15 @@ def test_its_scripts_train_and_test_and_the_command_goes_on(
         context.setenv("RESCALE_COMPAT", "0")
         result = command(folder, "-m", "rescale_compat", "basicsr/test.py", "-opt", path)
     assert result.returncode == 0, result.stderr
-    results = folder / "results" / "judged"
-    judged = results / "visualization" / "whole"
-    means = json.loads((judged / "metrics.json").read_text())["mean"]
+    results = folder / "results" / "evaluated"
+    evaluated = results / "visualization" / "whole"
+    means = json.loads((evaluated / "metrics.json").read_text())["mean"]
     assert means.keys() == {"x2.5", "x1.5x3"}
-    assert json.loads((judged / "options.json").read_text())["val"] == tests["val"]
-    assert len(list(csv.reader((judged / "metrics.csv").open(newline="")))) == 1 + 2 * 4
+    assert json.loads((evaluated / "options.json").read_text())["val"] == tests["val"]
+    assert len(list(csv.reader((evaluated / "metrics.csv").open(newline="")))) == 1 + 2 * 4
     assert "Validation whole, 8bit protocol" in next(results.glob("test_*.log")).read_text()
-    assert read_info(judged / "coffee_x2.5_lr.png") is not None
-    assert (judged / "coffee_x2.5_hr.png").is_file()
+    assert read_info(evaluated / "coffee_x2.5_lr.png") is not None
+    assert (evaluated / "coffee_x2.5_hr.png").is_file()
 
     longer = changed(options, {"train: total_iter": 12})
     path = write_options(folder / "train.yml", longer)

@@ -24,11 +24,11 @@ from rescale_data.benchmark_dataset import BenchmarkDataset
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_data.image_file import read_image, read_info
 from rescale_data.weight_file import fingerprint, save_weights
-from rescale_model import benchmark_cost, benchmark_model
-from rescale_model.aidn_model import AIDNModel
-from rescale_model.benchmark_cost import Cost, measure_cost
-from rescale_model.benchmark_model import BenchmarkModel
-from rescale_model.benchmark_report import Report
+from rescale_model.evaluation import comparison, cost
+from rescale_model.evaluation.comparison_report import ComparisonReport
+from rescale_model.evaluation.cost import Cost, measure_cost
+from rescale_model.models.aidn import AIDNModel
+from rescale_model.models.benchmark import BenchmarkModel
 from rescale_model.options import check_options
 
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
@@ -98,7 +98,7 @@ def results(options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     """Of ``rescale test``; costs are measured in this process, which is faster."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark_model, "measure_cost", benchmark_cost._measure)
+        patch.setattr(comparison, "measure_cost", cost._measure)
         training.test(folder, changed(options, {"val: save_img": True}))
         yield folder / "results" / "compared"
 
@@ -210,7 +210,7 @@ def test_the_markdown_has_the_means(results: Path) -> None:
             and mean["method"] == "second" and mean["scale"] == "x3"
         )  # fmt: skip
         assert table[-1].endswith(f"| {value:.{digits}f} |")
-    assert "| bicubic | 0 |" in text.partition("## Time and memory of a megapixel")[2]
+    assert "| bicubic | 0 |" in text.partition("## Time and memory per megapixel")[2]
 
 
 def test_the_plot_has_a_panel_for_each_set_and_file(results: Path) -> None:
@@ -220,7 +220,9 @@ def test_the_plot_has_a_panel_for_each_set_and_file(results: Path) -> None:
 
 def test_what_was_not_measured_is_not_made_up() -> None:
     row = {"set": "a", "image": "b", "lr_file": "png", "method": "m", "scale": "x2", "p": 1.0}
-    report = Report({"p": {"type": "calculate_psnr"}}, [row], {"m": Cost(1, {"x2": 2}, None)}, "")
+    report = ComparisonReport(
+        {"p": {"type": "calculate_psnr"}}, [row], {"m": Cost(1, {"x2": 2}, None)}, ""
+    )
     assert "| m | 1 | 2.00 | not measured |" in report.markdown()
     assert json.loads(report.json())["cost"]["m"]["memory"] is None
 
@@ -228,7 +230,7 @@ def test_what_was_not_measured_is_not_made_up() -> None:
 def test_the_log_has_the_first_metric_and_what_was_left_out(results: Path) -> None:
     (log,) = results.glob("test_compared_*.log")
     text = log.read_text()
-    assert "BSD100 is left out: no folder" in text
+    assert "BSD100 is skipped: no folder" in text
     assert "| Set14 | jpeg75 | second |" in text
 
 
@@ -250,10 +252,10 @@ def test_sets_are_taken_in_order(options: dict[str, Any], sets: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"sets": ["Set6", "B100"]}, FileNotFoundError, "none of the sets is there: Set6, B100"),
+        ({"sets": ["Set6", "B100"]}, FileNotFoundError, "none of the sets is present: Set6, B100"),
         ({"sets": "Set5"}, ValueError, "sets is 'Set5'"),
         ({"sets": []}, ValueError, r"sets is \[\]"),
-        ({"crop": 3}, ValueError, "unknown option 'crop'; the nearest is 'mod_crop'"),
+        ({"crop": 3}, ValueError, r"crop is unknown \(nearest known: mod_crop\)"),
     ],
 )
 def test_wrong_sets_are_named(
@@ -273,22 +275,28 @@ def check(options: dict[str, Any], folder: Path, is_train: bool = False) -> None
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"val: weights": ...}, "val: weights is None: a list of files or patterns"),
+        ({"val: weights": ...}, "val: weights is missing"),
         ({"val: weights": ["none/*.pth"]}, r"val: weights: no such file: none/\*\.pth"),
         ({"val: scales": [5]}, "scale 5 is out of range: valid is 1 < scale <= 4"),
-        ({"val: scales": [[2, 3]]}, r"val: scales: \[2, 3\]: a number is needed"),
+        ({"val: scales": [[2, 3]]}, r"val: scales: 0 is \[2, 3\]: a number is needed"),
         ({"val: scales": 2}, "val: scales is 2: a list"),
-        ({"val: lr_files": ...}, "val: lr_files is None"),
-        ({"val: lr_files": {"png": {"format": "png"}}}, "val: lr_files: png is .* are needed"),
-        ({"val: lr_files": {"p": {"lr_format": "gif"}}}, "val: lr_format is 'gif'"),
-        ({"val: cost_size": 8}, "val: cost_size is 8: a number from 32"),
-        ({"val: metrics": {}}, "val: metrics is missing"),
+        ({"val: lr_files": ...}, "val: lr_files is missing"),
+        (
+            {"val: lr_files": {"png": {"format": "png"}}},
+            "val: lr_files: png: format is unknown .*lr_format",
+        ),
+        (
+            {"val: lr_files": {"p": {"lr_format": "gif"}}},
+            "val: lr_files: p: lr_format is 'gif': valid are png, jpeg",
+        ),
+        ({"val: cost_size": 8}, "val: cost_size is 8: a whole number from 32"),
+        ({"val: metrics": {}}, "val: metrics is empty"),
         ({"val: metrics: psnr_y: image": "half"}, "image is 'half': valid are hr, lr"),
         ({"val: metrics: psnr_y: kind": "half"}, "val: metrics: psnr_y: kind is unknown"),
         ({"val: lr_file": {}}, r"val: lr_file is unknown \(nearest known: lr_files\)"),
         ({"val: save_img": ...}, "val: save_img is missing"),
         ({"path: weights": []}, "path: weights is unknown"),
-        ({"network_g": {}}, "network_g is unknown"),
+        ({"network_g": {}}, "network_g is an option of AIDNModel, .*, not of BenchmarkModel"),
         ({"num_gpu": "all"}, "num_gpu is 'all'"),
         ({"datasets: test: set": []}, "datasets: test: set is unknown"),
         ({"datasets: test: dataroot_gt": "none"}, "datasets: test: dataroot_gt: no such file"),
@@ -331,7 +339,7 @@ def test_weights_need_names_of_their_own(
 def test_other_weights_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     torch.save(torch.nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "conv.pth")
     opt = changed(options, {"val: weights": [str(tmp_path / "conv.pth")]})
-    with pytest.raises(ValueError, match=r"conv\.pth: not the weights of an AIDN"):
+    with pytest.raises(ValueError, match=r"conv\.pth: not the weights of any known network"):
         BenchmarkModel(model_options(opt, tmp_path, is_train=False))
 
 
@@ -347,9 +355,9 @@ def test_memory_is_measured_in_a_process_of_its_own(weights: Path) -> None:
         measure_cost(file, scales, 256, "cpu")
         for file in (None, str(weights / "first.safetensors"))
     ]
-    for cost in costs:
-        assert cost.seconds.keys() == scales.keys() and min(cost.seconds.values()) > 0
-    bicubic, aidn = (cost.memory for cost in costs)
+    for one in costs:
+        assert one.seconds.keys() == scales.keys() and min(one.seconds.values()) > 0
+    bicubic, aidn = (one.memory for one in costs)
     if os.path.exists("/proc/self/status"):
         # eight features at full size are 32 bytes a pixel, and several are alive at once
         assert bicubic is not None and aidn is not None
@@ -365,16 +373,16 @@ def killed(*_: Any) -> None:
 
 @pytest.mark.slow
 def test_a_killed_measurement_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_cost, "_measure", killed)
-    with pytest.raises(MemoryError, match=r"64 x 64 pixels was cut short.*lower val: cost_size"):
+    monkeypatch.setattr(cost, "_measure", killed)
+    with pytest.raises(MemoryError, match=r"64 x 64 pixels was killed.*lower val: cost_size"):
         measure_cost("some.pth", {"x2": (2.0, 2.0)}, 64, "cpu")
 
 
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_memory_of_a_gpu_is_measured(weights: Path) -> None:
-    cost = measure_cost(str(weights / "first.safetensors"), {"x2": (2.0, 2.0)}, 256, "cuda")
-    assert cost.memory is not None and 64e6 < cost.memory < 3e9
+    measured = measure_cost(str(weights / "first.safetensors"), {"x2": (2.0, 2.0)}, 256, "cuda")
+    assert measured.memory is not None and 64e6 < measured.memory < 3e9
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from training import changed, model_options, train_options
 
 from rescale_arch import bfloat16
-from rescale_model.aidn_model import AIDNModel
+from rescale_model.models.aidn import AIDNModel
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def test_a_training_in_slow_bf16_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("rescale_model.rescaling_model.bfloat16_is_native", lambda device: native)
+    monkeypatch.setattr("rescale_model.device.bfloat16_is_native", lambda device: native)
 
     def told(**precision: Any) -> list[str]:
         caplog.clear()

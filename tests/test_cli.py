@@ -154,7 +154,7 @@ def test_a_stripped_file(
     cv2.imwrite(str(bare), cv2.imread(str(lr)))
     up = ["up", str(bare), "-o", str(back), "--weights", weights]
     assert main(up) == 1
-    assert "bare.png: carries no scale and original size" in complaint(capsys)
+    assert "bare.png: contains no scale and original size" in complaint(capsys)
     assert not back.exists()
     assert main([*up, "-s", "2", "--size", "144x96"]) == 0
     assert "rescaling is not super-resolution" in complaint(capsys)
@@ -183,7 +183,7 @@ def test_a_stripped_jpeg_is_restored_as_with_its_record(
     assert capsys.readouterr().err == ""
     assert main(["up", str(bare), "-o", str(back), "-s", "2", "--size", "144x96"]) == 0
     np.testing.assert_array_equal(read_image(back), expected)
-    assert "; aidn-plus restored it, as it is stored with loss (--weights" in complaint(capsys)
+    assert "; restored with aidn-plus, since the file is lossy (--weights" in complaint(capsys)
 
 
 def test_without_a_record_the_format_chooses_the_weights(
@@ -200,11 +200,14 @@ def test_without_a_record_the_format_chooses_the_weights(
     assert main(up) == 0
     lines = capsys.readouterr().err.splitlines()
     for line, (name, weights) in zip(lines, chosen.items(), strict=True):
-        assert f"{name}: carries no record that this network made it; {weights} restored" in line
+        assert (
+            f"{name}: contains no record that this network created it; restored with {weights}"
+            in line
+        )
         expected = Rescaler(weights, device="cpu").upscale(read_image(bare / name), 2, (96, 144))
         np.testing.assert_array_equal(read_image(back / f"{name[0]}.png"), expected)
     assert main([*up, "--weights", "aidn-plus"]) == 0
-    assert "restored it" not in capsys.readouterr().err
+    assert "restored with" not in capsys.readouterr().err
 
 
 def test_weights_that_do_not_come_along_give_way_to_those_for_the_format(
@@ -214,8 +217,8 @@ def test_weights_that_do_not_come_along_give_way_to_those_for_the_format(
     assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
     assert main(["up", str(lr), "-o", back]) == 0
     error = complaint(capsys)
-    assert f"made with the weights {Rescaler(weights, device='cpu').fingerprint}" in error
-    assert "; aidn-plus restored it, as it is stored with loss" in error
+    assert f"created with the weights {Rescaler(weights, device='cpu').fingerprint}" in error
+    assert "; restored with aidn-plus, since the file is lossy" in error
 
 
 def test_other_weights_are_warned_of(
@@ -270,16 +273,16 @@ def test_leftovers_of_a_cluster_job_change_nothing(
     assert lr.exists()
     out = tmp_path / "out"
     assert main(["down", str(folder), "-s", "2", "-o", str(out), "--weights", weights]) == 0
-    assert "4 of 4 pictures written" in capsys.readouterr().out
+    assert "4 of 4 images written" in capsys.readouterr().out
     assert len(list(out.iterdir())) == 4
 
 
 @pytest.mark.parametrize(
     ("changes", "culprit"),
     [
-        ({"RANK": None}, "--launcher pytorch: RANK is not set: start the processes by torchrun"),
+        ({"RANK": None}, "--launcher pytorch: RANK is not set: start the processes with torchrun"),
         ({"MASTER_ADDR": None}, "MASTER_ADDR is not set"),
-        ({"LOCAL_RANK": "one"}, "LOCAL_RANK is 'one', which is no number"),
+        ({"LOCAL_RANK": "one"}, "LOCAL_RANK is 'one', which is not a number"),
         ({"RANK": "2"}, "RANK is 2, which must be below WORLD_SIZE, 2"),
     ],
 )
@@ -308,7 +311,7 @@ def test_a_launcher_is_for_folders(
     lr = tmp_path / "lr.png"
     down = ["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]
     assert main([*down, "--launcher", "pytorch"]) == 2
-    culprit = f"--launcher is for a folder, to share its images out: not {picture}"
+    culprit = f"--launcher distributes the images of a folder, but {picture} is a file"
     assert culprit in complaint(capsys)
     assert not lr.exists()
 
@@ -323,7 +326,7 @@ def test_a_bad_file_does_not_stop_the_rest(
     lr = tmp_path / "lr"
     assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 1
     printed = capsys.readouterr()
-    assert "4 of 7 pictures written" in printed.out
+    assert "4 of 7 images written" in printed.out
     lines = [line for line in printed.err.splitlines() if line.startswith("rescale: error")]
     assert sorted(Path(line.split(": ")[2]).name for line in lines) == [
         "broken.png",
@@ -340,7 +343,7 @@ def test_a_write_error_does_not_stop_the_rest(
     (lr / "grey.png").mkdir(parents=True)  # stands in the way of the second of four
     assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 1
     printed = capsys.readouterr()
-    assert printed.out == f"3 of 4 pictures written to {lr}, 1 failed\n"
+    assert printed.out == f"3 of 4 images written to {lr}, 1 failed\n"
     error = f"rescale: error: {folder}/grey.png: {lr}/grey.png: Is a directory\n"
     assert printed.err == error + losses_in(folder)
     assert sorted(path.stem for path in lr.iterdir() if path.is_file()) == ["deep", "jpeg", "rgba"]
@@ -356,13 +359,13 @@ def test_what_is_not_read_is_counted(
     lr = folder / "lr"  # not counted, as it is the output
     assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"4 of 4 pictures written to {lr}",
+        f"4 of 4 images written to {lr}",
         "not read: 1 .avif, 2 .gif, 1 .txt, 1 without a suffix, 2 subfolders",
     ]
     for path in folder.glob("*.[pj][np]g"):
         path.unlink()
     assert main(["down", str(folder), "-s", "2", "-o", str(tmp_path), "--weights", weights]) == 1
-    assert "no pictures in this folder (not read: 1 .avif, 2 .gif" in complaint(capsys)
+    assert "no images in this folder (not read: 1 .avif, 2 .gif" in complaint(capsys)
 
 
 def test_skip_existing_goes_on_where_a_run_ended(
@@ -373,12 +376,12 @@ def test_skip_existing_goes_on_where_a_run_ended(
     (lr / "jpeg.png").write_bytes(b"of an earlier run")
     down = ["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]
     assert main([*down, "--skip-existing"]) == 0
-    out = f"3 of 4 pictures written to {lr}, 1 skipped that exist already\n"
+    out = f"3 of 4 images written to {lr}, 1 skipped that already exist\n"
     assert capsys.readouterr().out == out
     assert (lr / "jpeg.png").read_bytes() == b"of an earlier run"
     down[1] = str(folder / "jpeg.jpg")
     assert main([*down, "--skip-existing"]) == 0
-    assert capsys.readouterr().out == f"{down[1]}: skipped, {lr / 'jpeg.png'} exists already\n"
+    assert capsys.readouterr().out == f"{down[1]}: skipped, {lr / 'jpeg.png'} already exists\n"
     assert (lr / "jpeg.png").read_bytes() == b"of an earlier run"
     assert main(down) == 0
     assert read_image(lr / "jpeg.png").shape == (24, 31, 3)
@@ -408,7 +411,7 @@ def test_what_another_process_has_written_meanwhile_is_told(
     down = ["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]
     assert main([*down, *(["--skip-existing"] if skip else [])]) == 0
     printed = capsys.readouterr()
-    told = [f"rescale: warning: {lr}/{name}.png: appeared since" for name in ("jpeg", "rgba")]
+    told = [f"rescale: warning: {lr}/{name}.png: was created during" for name in ("jpeg", "rgba")]
     lines = printed.err.replace(losses_in(folder), "").splitlines()
     assert [line.rpartition(" this run")[0] for line in lines] == ([] if skip else told)
     assert (lr / "jpeg.png").read_bytes().startswith(b"by another" if skip else b"\x89PNG")
@@ -438,8 +441,10 @@ def test_vqir_by_16(picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["compare", picture, "-o", panel, *chosen]) == 0
     assert "VQIR16" in capsys.readouterr().out
     assert main(["down", picture, "-o", lr, "-s", "2", *chosen]) == 2
-    assert "vqir16 has a factor of its own" in complaint(capsys)
-    assert main(["down", picture, "-o", lr, "-s", "2", "--weights", str(weights)]) == 1
+    assert "vqir16 has a fixed factor" in complaint(capsys)
+    assert main(["down", picture, "-o", lr, "-s", "2", "--weights", str(weights)]) == 2
+    assert "vqir16 has a fixed factor" in complaint(capsys)
+    assert main(["down", picture, "-o", lr, "-m", "aidn", "--weights", str(weights)]) == 1
     assert "weights of vqir16, not of aidn" in complaint(capsys)
 
 
@@ -472,15 +477,15 @@ BAD_USAGE = [
     (["-s", "0.5", "-o", "o.png"], "scale 0.5 is out of range: valid is 1 < scale <= 4"),
     (["-s", "9", "-o", "o.png"], "scale 9 is out of range"),
     (["-s", "nan", "-o", "o.png"], "scale nan is out of range"),
-    (["-s", "abc", "-o", "o.png"], "'abc' is no scale"),
-    (["-s", "2x2x2", "-o", "o.png"], "'2x2x2' is no scale"),
-    (["--size", "40", "-o", "o.png"], "'40' is no size"),
-    (["--fit", "0", "-o", "o.png"], "'0' is no whole number"),
+    (["-s", "abc", "-o", "o.png"], "'abc' is not a scale"),
+    (["-s", "2x2x2", "-o", "o.png"], "'2x2x2' is not a scale"),
+    (["--size", "40", "-o", "o.png"], "'40' is not a size"),
+    (["--fit", "0", "-o", "o.png"], "'0' is not a positive integer"),
     (["-s", "2", "--fit", "9", "-o", "o.png"], "not allowed with"),
-    (["-o", "o.png"], "-s or --fit or --size is needed"),
+    (["-o", "o.png"], "-s or --fit or --size is required"),
     (["-s", "2", "-o", "o.gif"], "o.gif: name a file that ends in .png, .jpg, .jpeg"),
     (["-s", "2", "-o", "o.png", "--quality", "90"], "--quality is for jpg"),
-    (["-s", "2", "-o", "o.jpg", "--quality", "101"], "'101' is no JPEG quality"),
+    (["-s", "2", "-o", "o.jpg", "--quality", "101"], "'101' is not a JPEG quality"),
     (["-s", "2", "-o", "picture.png"], "is the input itself"),
 ]
 
@@ -507,8 +512,8 @@ def test_bad_usage(
         (["down", "gone.png", "-s", "2", "-o", "o.png"], "gone.png: no such file or folder"),
         (["down", "picture.png", "-s", "2", "-o", "no/o.png"], "no: no such folder"),
         (["down", "picture.png", "--fit", "20", "-o", "o.png"], "cannot fit 144x96 into 20"),
-        (["down", "picture.png", "--size", "30x30", "-o", "o.png"], "at most, here to 36x24"),
-        (["down", "empty", "-s", "2", "-o", "out"], "empty: no pictures in this folder"),
+        (["down", "picture.png", "--size", "30x30", "-o", "o.png"], "valid sizes are from 36x24"),
+        (["down", "empty", "-s", "2", "-o", "out"], "empty: no images in this folder"),
         (
             ["down", "picture.png", "-s", "2", "-o", "o.png", "--weights", "gone.pth"],
             "gone.pth: no such weights file",
@@ -616,7 +621,7 @@ def test_out_of_memory_advises_tiles(weights: str, tmp_path: Path) -> None:
         "from rescale_app.cli import main\n"
         "import rescale_app.rescaler\n"
         "used = int(re.search(r'VmSize:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
-        "limit = (used << 10) + (100 << 20)\n"
+        "limit = (used << 10) + (125 << 20)\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "sys.exit(main(['down', 'large.png', '-s', '2', '-o', 'lr.png', '--tile', 'none', "
         f"'--weights', {weights!r}]))"
@@ -625,5 +630,5 @@ def test_out_of_memory_advises_tiles(weights: str, tmp_path: Path) -> None:
     assert result.returncode == 1, result.stderr
     assert result.stderr == (
         "rescale: error: large.png: not enough memory on cpu for an image of 3000x3000: tiles need "
-        "less of it (--tile 1024; in Python, tile=1024)\n"
+        "less memory (--tile 1024; in Python, tile=1024)\n"
     )

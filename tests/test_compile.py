@@ -15,7 +15,6 @@ from training import NETWORK, changed, command, train, train_options, write_opti
 
 from rescale_app import Rescaler
 from rescale_arch import AIDN, VQGAN, VQIR
-from rescale_arch.aidn_arch import RescalingTrunk
 from rescale_arch.compiling import compile_for_inference, compile_for_training
 from rescale_arch.memory_format import channels_last
 from rescale_model.options import check_options
@@ -133,9 +132,9 @@ def test_networks_whose_sizes_are_fixed(
 
 
 @pytest.mark.slow
-def test_pictures_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RescalingTrunk, "_runs_in_strips", lambda *_: False)  # as on a GPU
+def test_pictures_of_any_size() -> None:
     plain, net = twins(tiny)
+    plain.engine = net.engine = "layers"  # strips are not compiled
     compile_for_inference(net)
     graphs = []
     for scale, size in [(2.5, (48, 48)), (1.3, (37, 81)), (3.7, (64, 49)), ((2, 1.5), (33, 120))]:
@@ -215,5 +214,5 @@ def test_a_compiled_rescaler() -> None:
 
 @pytest.mark.parametrize("tile", ["auto", None, 512])
 def test_where_compiling_changes_nothing_it_is_refused(tile: Any) -> None:
-    with pytest.raises(ValueError, match=r"^compile is for whole pictures on a GPU"):
+    with pytest.raises(ValueError, match=r"^compile requires a GPU and tile none"):
         Rescaler(device="cpu", tile=tile, compile=True)

@@ -11,12 +11,12 @@ from fake_cuda import HostSync, backward, fake_cuda, grad
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rescale_arch import AIDN, VQGAN, VQIR, aidn_tiling, vqir_tiling
-from rescale_arch.aidn_arch import ResidualBlock
+from rescale_arch import AIDN, VQGAN, VQIR
+from rescale_arch.aidn.scale_adaption import ScaleAdaption
+from rescale_arch.aidn.trunk import ResidualBlock
 from rescale_arch.memory_format import channels_last
 from rescale_arch.rounding import quantize
-from rescale_arch.scale_adaption import ScaleAdaption
-from rescale_arch.strip_attention import InterStripAttention
+from rescale_arch.vqir.strip_attention import InterStripAttention
 
 VQ: dict[str, Any] = {
     "ch": 32,
@@ -103,13 +103,13 @@ def test_tiles_stay_on_the_gpu_and_never_wait(name: str) -> None:
         with torch.inference_mode(), half, gpu.no_sync():
             source = hr
             if isinstance(net, AIDN):
-                aidn_tiling.downscale_tiles(net, size, None, read, write, 64)
+                net.downscale_tiles(size, None, read, write, 64)
                 source = torch.rand(1, 3, 20, 70, device=gpu.device)
-                aidn_tiling.upscale_tiles(net, size, None, read, write, 64)
+                net.upscale_tiles(size, None, read, write, 64)
             else:
-                vqir_tiling.downscale_tiles(net, size, read, write, 64)
+                net.downscale_tiles(size, None, read, write, 64)
                 source = torch.rand(1, 3, *net.lr_size(size), device=gpu.device)
-                vqir_tiling.upscale_tiles(net, size, read, write, 64)
+                net.upscale_tiles(size, None, read, write, 64)
         assert len(parts) > 2
         assert all(part.is_cuda and part.dtype == torch.float32 for part in parts)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rescale_app import demo
-from rescale_app.demo_steps import HELD_OUT, last_validation
-from rescale_app.demo_vqir import STAGE_1, VQGAN
+from examples import demo
+from examples.demo_steps import HELD_OUT, last_validation
+from examples.demo_vqir import STAGE_1, VQGAN
 from rescale_data.image_file import read_image, read_info
 
 
@@ -41,7 +41,7 @@ def test_the_whole_way(
         assert f"{value:.2f}  " in printed
     # chelsea is 451 x 300: a 16th of that, rounded up
     assert read_image(results / "chelsea_x16_lr.png").shape == (19, 29, 3)
-    assert "LR picture of 29 x 19 pixels" in printed
+    assert "LR image of 29 x 19 pixels" in printed
     assert read_image(tmp_path / "demo" / "panel_vqir16.png").shape[0] > 2 * 300
 
     as_promised = psnr[1] > psnr[0] - 3 and refined["psnr_y"] > psnr[1]

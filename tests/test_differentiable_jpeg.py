@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rescale_arch import AIDN
-from rescale_arch.differentiable_jpeg import DifferentiableJPEG, _build
+from rescale_arch.aidn.differentiable_jpeg import DifferentiableJPEG, _build
 
 
 def sample_image() -> Tensor:

@@ -13,13 +13,13 @@ from test_cuda_fake import NETWORKS, VQ, scale_of
 from torch import Tensor, nn
 
 from rescale_app.rescaler import Rescaler
-from rescale_arch import AIDN, VQGAN, VQIR, aidn_tiling, imresize, vqir_tiling
+from rescale_arch import AIDN, VQGAN, VQIR, imresize
 from rescale_arch.inference_kernels import inference_kernels
 from rescale_arch.memory_format import channels_last
+from rescale_arch.regions import collect
 from rescale_arch.rounding import quantize
 from rescale_arch.scales import Size, lr_size
-from rescale_arch.strip_attention import InterStripAttention
-from rescale_model.tiled import in_tiles
+from rescale_arch.vqir.strip_attention import InterStripAttention
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -86,16 +86,14 @@ def test_tiles_of_aidn_are_the_whole(options: dict[str, Any]) -> None:
     size = (60, 150)
     hr = torch.rand(1, 3, *size, device=DEVICE)
     lr = net.downscale(hr, scale)
-    ours = in_tiles(
-        lambda read, write: aidn_tiling.downscale_tiles(net, size, scale, read, write, 40),
+    ours = collect(
+        lambda read, write: net.downscale_tiles(size, scale, read, write, 40),
         hr,
         lr_size(size, net.factors(scale)),
     )[0]
     torch.testing.assert_close(ours, lr, rtol=0, atol=1e-4)
     lr = quantize(lr)
-    ours = in_tiles(
-        lambda read, write: aidn_tiling.upscale_tiles(net, size, scale, read, write, 40), lr, size
-    )[0]
+    ours = collect(lambda read, write: net.upscale_tiles(size, scale, read, write, 40), lr, size)[0]
     torch.testing.assert_close(ours, net.upscale(lr, scale, size=size), rtol=0, atol=1e-4)
 
 
@@ -188,14 +186,12 @@ def test_a_training_step_never_waits(name: str, bf16: bool) -> None:
 
 def vqir_in_tiles(net: VQIR, hr: Tensor, lr: Tensor) -> list[Tensor]:
     size: Size = (hr.shape[-2], hr.shape[-1])
-    down = in_tiles(
-        lambda read, write: vqir_tiling.downscale_tiles(net, size, read, write, 64),
+    down = collect(
+        lambda read, write: net.downscale_tiles(size, None, read, write, 64),
         hr,
         net.lr_size(size),
     )
-    up = in_tiles(
-        lambda read, write: vqir_tiling.upscale_tiles(net, size, read, write, 64), lr, size
-    )
+    up = collect(lambda read, write: net.upscale_tiles(size, None, read, write, 64), lr, size)
     return down + up
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rescale_app.methods import load_method
 from rescale_arch import AIDN, VQIR
+from rescale_arch.architecture import load_network
 from rescale_arch.memory_format import channels_last
 
 VQ: dict[str, Any] = {"ch_mult": (1, 1, 1, 1, 1), "num_res_blocks": 1, "n_embed": 16}
@@ -59,14 +59,17 @@ def test_an_image_takes_what_is_expected_of_it(build: Any, scales: tuple[float, 
     taken = []
     with fake_cuda() as gpu:
         net: nn.Module = build()
-        method = load_method(net.state_dict(), {}, "new")
-        for buffer in method.network.buffers():
+        loaded = load_network({"params": net.state_dict()}, "new")
+        for buffer in loaded.network.buffers():
             buffer.constant = None  # type: ignore[attr-defined]  # a real value, of batch norm
-        channels_last(method.network.to(gpu.device))
+        channels_last(loaded.network.to(gpu.device))
         hr = torch.rand(1, 3, SIDE, SIDE, device=gpu.device)
         for scale in scales:
             pair = (scale, scale)
             with Memory() as memory:
-                method.upscale(method.downscale(hr, pair), pair, (SIDE, SIDE))
+                lr = loaded.network.downscale(hr, pair)
+                loaded.network.upscale(lr, pair, size=(SIDE, SIDE))
             taken.append(memory.peak / SIDE**2)
-    assert 0.75 * method.bytes_per_pixel < max(taken) <= 1.05 * method.bytes_per_pixel
+    assert loaded.architecture.bytes_per_pixel is not None
+    expected = loaded.architecture.bytes_per_pixel(loaded.config)
+    assert 0.75 * expected < max(taken) <= 1.05 * expected

@@ -9,7 +9,7 @@ import recipe
 import torch
 
 from rescale_arch import AIDN
-from rescale_arch.growing import grow
+from rescale_arch.aidn.net2net import grow
 
 SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 

@@ -1,4 +1,4 @@
-"""What cuDNN is told while images are judged or restored."""
+"""What cuDNN is told while images are evaluated or restored."""
 
 import threading
 from collections.abc import Iterator

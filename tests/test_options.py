@@ -6,13 +6,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import rescale_compat  # noqa: F401  first: it lets basicsr import
+
 import pytest
 import yaml
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from hypothesis import given
 from hypothesis import strategies as st
-from training import PLUGIN, changed, test_options, train_options, write_options
+from pydantic import Field
+from torch import nn
+from torch.utils.data import Dataset
+from training import PLUGIN, changed, model_options, test_options, train_options, write_options
 
 import rescale_model  # noqa: F401  registers
+from rescale_model.models.aidn import AIDNModel
+from rescale_model.models.base import RescalingModel
+from rescale_model.models.base_options import (
+    PathOptions,
+    RescalingOptions,
+    TrainOptions,
+    ValOptions,
+)
 from rescale_model.options import check_options, read_options
 
 OPTION_FILES = sorted((Path(__file__).parents[1] / "options").glob("*/*.yml"))
@@ -151,7 +165,7 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"path: resume_state": "/no/5.state"}, "path: resume_state: .* /no/5.state"),
         ({"path: pretrain_network_g": 5}, "path: pretrain_network_g is 5"),
         ({"train: pixel_opt: type": "L2Loss"}, r"pixel_opt: type 'L2Loss' .*L1Loss\)"),
-        ({"train: optim_g: type": "Adamm"}, "no optimiser 'Adamm'"),
+        ({"train: optim_g: type": "Adamm"}, r"optim_g: type 'Adamm' is unknown .*Adam\)"),
         ({"train: optim_g: lr": ...}, "train: optim_g: lr is missing"),
         ({"train: optim_g: lr": "1e-4"}, "train: optim_g: lr is text .*!!float 1e-4"),
         ({"train: optim_g: betas": [0.9, "1e-1"]}, "betas: 1 is text"),
@@ -176,26 +190,26 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"logger: use_tb_logger": ...}, "logger: use_tb_logger is missing"),
         ({"logger: print_freq": True}, "logger: print_freq is True"),
         ({"num_gpu": "all"}, "num_gpu is 'all'"),
-        ({"manual_seed": "seven"}, "manual_seed is 'seven': a number from 0 is needed"),
+        ({"manual_seed": "seven"}, "manual_seed is 'seven': a whole number from 0 is"),
         ({"find_unused_parameters": 1}, "find_unused_parameters is 1: true or false"),
         ({"network_g: num_feat": 8.5}, "network_g: num_feat is 8.5: a whole number is needed"),
         ({"network_g: res_scale": "big"}, "network_g: res_scale is 'big': a number is needed"),
-        ({"network_g: quantization": 8}, "network_g: quantization is 8: text is needed"),
-        ({"datasets: train: gt_size": "32"}, "datasets: train: gt_size must be .* not '32'"),
-        ({"datasets: train: gt_size": ...}, "datasets: train: gt_size must be .* not None"),
-        ({"datasets: val: mod_crop": 0}, "datasets: val: mod_crop must be"),
+        ({"network_g: quantization": 8}, "network_g: quantization is 8: valid are round_soft, ste"),
+        ({"datasets: train: gt_size": "32"}, "train: gt_size is '32': a whole number from 1 is"),
+        ({"datasets: train: gt_size": ...}, "datasets: train: gt_size is missing"),
+        ({"datasets: val: mod_crop": 0}, "mod_crop is 0: a whole number from 1 is"),
         ({"datasets: train: prefetch_mode": "gpu"}, "prefetch_mode is 'gpu': valid are cpu, cuda"),
         ({"datasets: train: io_backend": {"type": "disk"}}, "io_backend has type disk, but"),
         ({"path: strict_load_g": "no"}, "path: strict_load_g is 'no': true or false"),
         ({"train: ema_decay": "slow"}, "train: ema_decay is 'slow': a number from 0"),
         ({"train: skip_non_finite": 1}, "train: skip_non_finite is 1: true or false"),
         ({"train: precision": "fp16"}, "train: precision is 'fp16': valid are fp32, bf16"),
-        ({"train: optim_g: betas": 0.9}, "train: optim_g: betas is 0.9: a list is needed"),
+        ({"train: optim_g: betas": 0.9}, "train: optim_g: betas is 0.9: a list of 2 is"),
         ({"train: optim_g: weight_decay": None}, "weight_decay is None: a number is needed"),
         ({"train: pixel_opt: loss_weight": "one"}, "pixel_opt: loss_weight is 'one': a number"),
         ({"val: save_img": "yes"}, "val: save_img is 'yes': true or false"),
         ({"name": 2024}, "name is 2024"),
-        ({"datasets: val: name": 1000}, "datasets: val: name is 1000: text is needed"),
+        ({"datasets: val: name": 1000}, "datasets: val: name is 1000: text is needed, in quot"),
         ({"logger": ...}, "logger is missing"),
         ({"path": None}, "path is not a mapping"),
     ],
@@ -207,6 +221,145 @@ def test_a_wrong_value_is_named(
         check(changed(train, changes))
     assert "\n" not in str(caught.value)
     assert "options.yml: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train: revive_codes", 5, "VQGANModel, not of AIDNModel"),
+        ("train: gan_opt", None, "VQGANModel and VQIRRefineModel, not of AIDNModel"),
+        ("val: cost_size", 64, "BenchmarkModel, not of AIDNModel"),
+        ("color_order", "rgb", "VQIRModel and VQIRRefineModel, not of AIDNModel"),
+        ("datasets: val: sets", ["Set5"], "BenchmarkDataset, not of HRImageDataset"),
+    ],
+)
+def test_an_option_of_another_class_is_misplaced(
+    train: dict[str, Any], check: Check, key: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        check(changed(train, {key: value}))
+    assert str(caught.value).endswith(f"options.yml: {key} is an option of {message}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network_g: res_scale": 1},  # an integer is a number
+        {"train: optim_g: lr": 1},
+        {"train: optim_g: betas": [0, 0.5]},
+        {"train: scales: power": 1},
+        {"train: optim_g: foreach": None},
+        {"train: ema_decay": None},
+        {"train: guide_weights": {0: 1, 2000: 100}},
+        {"train: guide_weights": [[0, 1], [2000, 100]]},
+        {"datasets: train: dtype": "uint8"},
+        {"datasets: train: pin_memory": None},
+        {"val: metrics": {1: {"type": "calculate_psnr", "crop_border": 4}}},  # name: a number
+        {"datasets: train: io_backend": None},
+        {"val: metrics": {"niqe": {"type": "calculate_niqe"}}},
+    ],
+)
+def test_values_that_fit(train: dict[str, Any], check: Check, changes: dict[str, Any]) -> None:
+    check(changed(train, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network_g: num_feat": True}, "num_feat is True: a whole number is needed"),
+        ({"network_g: num_feat": "8"}, "num_feat is '8': a whole number is needed"),
+        ({"network_g: res_scale": True}, "res_scale is True: a number is needed"),
+        ({"network_g: fixed_scale": 5}, "fixed_scale is 5: valid are 2, 3, 4"),
+        ({"train: optim_g: betas": [0.9]}, "betas: 1 is missing"),
+        ({"train: optim_g: betas": [0, 0, 0]}, r"betas is \[0, 0, 0\]: a list of 2 is needed"),
+        ({"train: optim_g: foreach": 1}, "foreach is 1: true or false is needed"),
+        ({"train: scheduler: milestones": [10, "1e3"]}, "milestones: 1 is text .*!!float 1e3"),
+        ({"train: guide_weights": [[0, 1], 7]}, r"guide_weights is \[\[0, 1\], 7\]: needed"),
+        (
+            {"train: guide_weights": {0: "1e2"}},
+            "guide_weights: 0 is text to YAML: write !!float 1e2",
+        ),
+    ],
+)
+def test_nothing_is_converted(
+    train: dict[str, Any], check: Check, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(changed(train, changes))
+
+
+def test_an_option_that_is_none_counts_as_left_out(train: dict[str, Any], tmp_path: Path) -> None:
+    nothing = {"train: ema_decay": None, "train: precision": None, "val: protocol": None}
+    start = {"path: pretrain_network_g": None}
+    model = AIDNModel(model_options(changed(train, nothing | start), tmp_path, is_train=True))
+    assert model.ema_decay == 0
+    assert model.opt["train"]["precision"] == "fp32"
+    assert model.evaluation is not None and model.evaluation.protocol == "8bit"
+
+
+class OpenNetwork(nn.Module):
+    def __init__(self, width: int = 8, **others: Any) -> None:
+        super().__init__()
+
+
+class OwnTrainOptions(TrainOptions):
+    temperature: float = Field(1, gt=0, le=5, description="of nothing")
+
+
+class OwnModel(RescalingModel):
+    OPTIONS = RescalingOptions[OwnTrainOptions, ValOptions, PathOptions]
+
+
+class OwnDataset(Dataset[Any]):
+    """Declares nothing."""
+
+
+@pytest.fixture
+def plugin() -> Iterator[None]:
+    """Classes of somebody else's."""
+    registered = (ARCH_REGISTRY, OpenNetwork), (MODEL_REGISTRY, OwnModel)
+    registered = (*registered, (DATASET_REGISTRY, OwnDataset))
+    for registry, cls in registered:
+        registry.register(cls)
+    yield
+    for registry, cls in registered:
+        del registry._obj_map[cls.__name__]
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_network_with_kwargs_takes_any_option(train: dict[str, Any], check: Check) -> None:
+    network = {"type": "OpenNetwork", "width": 4, "depth": 3, "copy": {"a": 1}}
+    check(changed(train, {"network_g": network}))
+    with pytest.raises(ValueError, match="network_g: width is 'wide': a whole number is needed"):
+        check(changed(train, {"network_g": network | {"width": "wide"}}))
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_plugin_declares_options_of_its_own(train: dict[str, Any], check: Check) -> None:
+    mine = changed(train, {f"train: {key}": ... for key in ("scales", "pixel_opt", "guide_opt")})
+    mine = changed(mine, {"model_type": "OwnModel", "val: scales": ...})
+    check(changed(mine, {"train: temperature": 2}))
+    with pytest.raises(ValueError, match="temperature is 9: a number over 0 to 5 is needed"):
+        check(changed(mine, {"train: temperature": 9}))
+    with pytest.raises(ValueError, match=r"temprature is unknown \(nearest known: temperature\)"):
+        check(changed(mine, {"train: temprature": 2}))
+    with pytest.raises(ValueError, match="temperature is an option of OwnModel, not of AIDNModel"):
+        check(changed(train, {"train: temperature": 2}))
+    with pytest.raises(
+        ValueError, match=r"pixel_opt is an option of AIDNModel, .* not of OwnModel"
+    ):
+        check(changed(mine, {"train: pixel_opt": {"type": "L1Loss"}}))
+
+
+@pytest.mark.usefixtures("plugin")
+def test_of_a_data_set_that_declares_nothing_the_loader_is_checked(
+    train: dict[str, Any], check: Check
+) -> None:
+    dataset = {"name": "own", "type": "OwnDataset", "crops": 5, "dataroot": "/nowhere"}
+    workers = {"batch_size_per_gpu": 2, "num_worker_per_gpu": 0}
+    check(changed(train, {"datasets: train": dataset | workers, "datasets: val": dataset}))
+    with pytest.raises(ValueError, match="datasets: train: batch_size_per_gpu is missing"):
+        check(changed(train, {"datasets: train": dataset}))
 
 
 def test_testing_needs_weights(test: dict[str, Any], check: Check) -> None:

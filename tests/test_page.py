@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from rescale_app import cli
+from rescale_app.html.error_levels import COLORS, MOST, error_image, error_levels
 from rescale_app.page import results
-from rescale_app.page.error_map import COLORS, MOST, error_levels, error_picture
 from rescale_app.page.round_trip import LongestSide, make_round_trip, restore, scale_for_longest
 from rescale_app.page.workspace import Workspace
 from rescale_app.rescaler import Rescaler
@@ -79,7 +79,7 @@ def test_tiles_are_told_of(picture: Path, tmp_path: Path) -> None:
 def test_a_picture_without_a_record_is_not_restored(
     picture: Path, rescalers: dict[str, Rescaler], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"a picture\.png carries no record"):
+    with pytest.raises(ValueError, match=r"a picture\.png contains no record"):
         restore(picture, rescalers, tmp_path, lambda text, done: None)
 
 
@@ -100,7 +100,7 @@ def test_error_map_has_the_colours_of_its_scale() -> None:
     levels = error_levels(one, other)
     assert np.array_equal(levels, np.abs(one.astype(int) - other).max(axis=2))
     ends = np.array([[0, MOST, 255]], np.uint8)
-    pixels = decode_image(error_picture(ends), "errors.png")
+    pixels = decode_image(error_image(ends), "errors.png")
     last = [int(COLORS[-1][i : i + 2], 16) for i in (1, 3, 5)]
     assert pixels[0].tolist() == [[0, 0, 4], last, last]
 
@@ -119,7 +119,7 @@ def test_workspace_keeps_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--max-size", "0"], "--max-size is at least 1"), (["--weights", "no.pth"], "no.pth")],
+    [(["--max-size", "0"], "--max-size must be at least 1"), (["--weights", "no.pth"], "no.pth")],
 )
 def test_bad_options_are_named(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]

@@ -161,7 +161,9 @@ def test_names_that_make_no_key(tmp_path, source, name, monkeypatch):
     monkeypatch.setattr(prepare, "MAX_KEY_BYTES", 200)  # file systems stop at 255 themselves
     write_image(source / "fine.png", noise(5, 5))
     os.rename(source / "fine.png", source / name[-250:])
-    with pytest.raises(ValueError, match=f"{re.escape(name[-100:])}: the name makes no LMDB key"):
+    with pytest.raises(
+        ValueError, match=f"{re.escape(name[-100:])}: the name is not a valid LMDB key"
+    ):
         build_lmdb(source, tmp_path / "out.lmdb")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -200,7 +202,7 @@ def test_bad_pictures_are_all_reported_and_the_rest_is_kept(tmp_path, source, ou
     whole = (source / "a.png").read_bytes()
     (source / "a.png").write_bytes(whole[:-500])
     (source / "text.jpg").write_text("no picture")
-    with pytest.raises(BadPicturesError, match="2 of 4 pictures cannot be used") as caught:
+    with pytest.raises(BadPicturesError, match="2 of 4 images cannot be used") as caught:
         MAKERS[out](source, tmp_path / out)
     assert [re.search(r"\w+\.\w+: ", line)[0] for line in caught.value.reasons] == [
         "a.png: ",
@@ -257,7 +259,7 @@ def test_a_picture_that_vanished_between_runs_is_named(tmp_path, source):
     with pytest.raises(BadPicturesError):
         crop_to_multiple(source, tmp_path / "out")
     (source / "a.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"out\.partial: holds a\.png, which is no more"):
+    with pytest.raises(FileNotFoundError, match=r"out\.partial: holds a\.png, which is no longer"):
         crop_to_multiple(source, tmp_path / "out")
 
 
@@ -286,10 +288,10 @@ def test_a_journal_cut_short_by_a_full_disk(tmp_path, source):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "size must be over 0, but is 0"),
-        ({"step": -1}, "step must be over 0"),
-        ({"threshold": -1}, "threshold must not be under 0"),
-        ({"workers": 0}, "workers must be over 0"),
+        ({"size": 0}, "size must be at least 1, but is 0"),
+        ({"step": -1}, "step must be at least 1"),
+        ({"threshold": -1}, "threshold must be at least 0"),
+        ({"workers": 0}, "workers must be at least 1"),
     ],
 )
 def test_numbers_out_of_range(tmp_path, source, arguments, message):
@@ -325,7 +327,7 @@ def test_a_process_that_is_kept_to_one_core_uses_one_thread(tmp_path, monkeypatc
 
 def test_no_pictures(tmp_path):
     (tmp_path / "in").mkdir()
-    with pytest.raises(FileNotFoundError, match="in: no pictures"):
+    with pytest.raises(FileNotFoundError, match="in: no images"):
         write_meta_info(tmp_path / "in", tmp_path / "out.txt")
     with pytest.raises(FileNotFoundError, match="none"):
         build_lmdb(tmp_path / "none", tmp_path / "out.lmdb")
@@ -338,6 +340,7 @@ def test_an_lmdb_is_named_lmdb(tmp_path, source):
 
 COMMAND = """
 import argparse, resource, signal, sys, time
+from rescale_app.commands import prepare as command
 from rescale_data import prepare
 prepare.BATCH_BYTES = 100_000
 decode = prepare.decode_image
@@ -346,8 +349,8 @@ if sys.argv[1] != "0":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 parser = argparse.ArgumentParser()
-prepare.add_arguments(parser)
-sys.exit(prepare.run(parser.parse_args(sys.argv[2:])))
+command.add_arguments(parser)
+sys.exit(command.run(parser.parse_args(sys.argv[2:])))
 """
 
 

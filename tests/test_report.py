@@ -24,7 +24,7 @@ from skimage import data
 from training import NETWORK, changed
 
 from rescale_app import cli
-from rescale_app.report import pictures as report_pictures
+from rescale_app.report import images as report_images
 from rescale_app.report.results import Outcome
 from rescale_app.report.worst_crops import SIZE, worst_crops
 from rescale_arch import AIDN
@@ -66,6 +66,7 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str]] = []
         self.plots: list[str] = []
         self._open: list[Part] = [self.whole]
+        self._in_cell = False
         self.html = path.read_text(encoding="utf-8")
         self.feed(self.html)
         self.close()
@@ -91,10 +92,12 @@ class Page(HTMLParser):
                 part.tables[-1].append([])
             elif tag in ("th", "td"):
                 part.tables[-1][-1].append("")
+        self._in_cell = tag in ("th", "td")
         if tag == "svg":
             self.plots.append(given["aria-label"] or "")
 
     def handle_endtag(self, tag: str) -> None:
+        self._in_cell = False
         is_crop = self._open[-1] in self.crops
         if tag == ("figure" if is_crop else "article") and len(self._open) > 1:
             self._open.pop()
@@ -102,11 +105,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         for part in self._open:
             part.text.append(data)
-            if part.tables and part.tables[-1] and part.tables[-1][-1] and self._in_cell():
+            if part.tables and part.tables[-1] and part.tables[-1][-1] and self._in_cell:
                 part.tables[-1][-1][-1] += data
-
-    def _in_cell(self) -> bool:
-        return re.match(r"<t[hd]\b", self.get_starttag_text() or "") is not None
 
 
 def pixels(layer: dict[str, str | None]) -> np.ndarray:
@@ -164,14 +164,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, weights: Path)
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> Page:
-    assert cli.main(["report", str(run / "results" / "judged")]) == 0
-    return Page(run / "results" / "judged" / "report.html")
+    assert cli.main(["report", str(run / "results" / "evaluated")]) == 0
+    return Page(run / "results" / "evaluated" / "report.html")
 
 
 @pytest.fixture
 def own(run: Path, tmp_path: Path) -> Path:
     """A copy of the results, to spoil; their originals are still found."""
-    return Path(shutil.copytree(run / "results" / "judged", tmp_path / "judged"))
+    return Path(shutil.copytree(run / "results" / "evaluated", tmp_path / "evaluated"))
 
 
 def reported(*arguments: object) -> Page:
@@ -206,7 +206,13 @@ def test_nothing_comes_from_elsewhere(page: Page) -> None:
 
 def test_it_tells_what_was_tested(page: Page) -> None:
     text = " ".join(page.whole.text)
-    for fact in ("judged", "AIDN, num_feat 8", "tiny.safetensors", "whole (3)", ", ".join(SCALES)):
+    for fact in (
+        "evaluated",
+        "AIDN, num_feat 8",
+        "tiny.safetensors",
+        "whole (3)",
+        ", ".join(SCALES),
+    ):
         assert fact in text
     assert re.search(r"Test of \d{4}-\d\d-\d\d \d\d:\d\d\b", text)
     assert page.plots == ["PSNR over the scale: whole"]
@@ -215,7 +221,7 @@ def test_it_tells_what_was_tested(page: Page) -> None:
 
 
 def test_means_are_in_a_table(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "judged")
+    folder = pictures_folder(run / "results" / "evaluated")
     means = json.loads((folder / "metrics.json").read_text())["mean"]
     header, *rows = page.whole.tables[0]
     assert header == ["scale", *METRICS]
@@ -226,7 +232,7 @@ def test_means_are_in_a_table(page: Page, run: Path) -> None:
 
 
 def test_all_figures_of_the_csv_are_in_tables(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "judged")
+    folder = pictures_folder(run / "results" / "evaluated")
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 9
@@ -240,7 +246,7 @@ def test_all_figures_of_the_csv_are_in_tables(page: Page, run: Path) -> None:
 
 
 def test_a_divider_for_each_picture(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "judged")
+    folder = pictures_folder(run / "results" / "evaluated")
     assert {a.text[0].strip() for a in page.articles} == {"astronaut", "rocket", ODD}
     for article in page.articles:
         image = article.text[0].strip()
@@ -258,7 +264,7 @@ def test_a_divider_for_each_picture(page: Page, run: Path) -> None:
 
 
 def test_the_worst_crops_come_first(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "judged")
+    folder = pictures_folder(run / "results" / "evaluated")
     figures, places = [], []
     for crop in page.crops:
         text = "|".join(crop.text)
@@ -302,13 +308,13 @@ def test_pictures_end_at_the_limit(own: Path, capsys: pytest.CaptureFixture[str]
     assert 1 <= sum(len(article.dividers) for article in some.articles) < 3
     assert some.articles[0].dividers
     assert [len(article.tables) for article in some.articles] == [1, 1, 1]
-    assert re.search(r"there are figures only: pictures take no more than 0\.25 MB", warning)
+    assert re.search(r"only metrics are shown, since images are limited to 0\.25 MB", warning)
     assert warning.count("\n") == 1
-    assert "there are figures only" in " ".join(some.whole.text)
+    assert "only metrics are shown" in " ".join(some.whole.text)
 
 
 def test_large_pictures_are_scaled_down(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_pictures, "LONGEST", 120)
+    monkeypatch.setattr(report_images, "LONGEST", 120)
     smaller = reported(own)
     article = next(a for a in smaller.articles if a.text[0].strip() == ODD)
     sizes = [pixels(layer).shape[:2] for layer in article.dividers[0]]
@@ -348,7 +354,7 @@ def test_a_benchmark(benchmark_run: Path) -> None:
     page = reported(benchmark_run)
     text = " ".join(page.whole.text)
     assert "bicubic, tiny" in text
-    assert "Time and memory of a megapixel" in text
+    assert "Time and memory per megapixel" in text
     titles = [f"{name}, {file}" for name in ("Set5", "Set14") for file in ("png", "jpeg75")]
     assert page.plots == [f"PSNR over the scale: {title}" for title in titles]
     with open(benchmark_run / "benchmark.csv", newline="") as file:
@@ -393,15 +399,18 @@ def test_names_may_look_like_numbers_or_lists(
     assert page.articles[0].tables and f"{name} (1)" in " ".join(page.whole.text)
 
 
-def test_the_options_lie_beside_the_metrics_as_they_were_given(run: Path) -> None:
-    folder = pictures_folder(run / "results" / "judged")
+def test_the_options_lie_beside_the_metrics_as_they_were_given_with_their_defaults(
+    run: Path,
+) -> None:
+    folder = pictures_folder(run / "results" / "evaluated")
     recorded = json.loads((folder / "options.json").read_text())
     given = yaml.safe_load((run / "test.yml").read_text().partition("\n")[2])
     assert recorded["plugin"] == "rescale_model.registration.register"
-    assert recorded["val"] == given["val"]
+    assert recorded["val"].items() >= given["val"].items()
+    assert recorded["val"]["protocol"] == "8bit"
     assert recorded["network_g"] == given["network_g"]
     assert recorded["datasets"]["test_1"].items() >= given["datasets"]["test_1"].items()
-    assert recorded["path"]["results_root"] == str(run / "results" / "judged")
+    assert recorded["path"]["results_root"] == str(run / "results" / "evaluated")
 
 
 def test_json_has_no_word_for_some_options(tmp_path: Path) -> None:
@@ -444,9 +453,9 @@ def test_originals_that_are_elsewhere(
     file.write_text(file.read_text().replace('"dataroot_gt": "data"', '"dataroot_gt": "gone"'))
     without = reported(own)
     warning = capsys.readouterr().err
-    assert re.search(r"warning: whole: no originals, .*--hr.*/gone\n", warning)
+    assert re.search(r"warning: whole: originals not found, .*--hr.*/gone\n", warning)
     assert warning.count("\n") == 1
-    assert "no originals" in " ".join(without.whole.text)
+    assert "originals not found" in " ".join(without.whole.text)
     assert without.crops == []
     labels = [layer["data-label"] for layer in without.articles[0].dividers[0]]
     assert labels[0] == "Restored x1.5"
@@ -464,7 +473,7 @@ def test_some_originals_are_missing(
     shutil.copytree(run / "data", tmp_path / "some")
     (tmp_path / "some" / "rocket.png").unlink()
     page = reported(own, "--hr", tmp_path / "some")
-    assert "has no original of rocket: say by --hr" in capsys.readouterr().err
+    assert "has no original of rocket: specify the folder with --hr" in capsys.readouterr().err
     assert [len(article.dividers) for article in page.articles] == [1, 1, 1]
     assert not any("rocket" in "".join(crop.text) for crop in page.crops)
 
@@ -472,13 +481,13 @@ def test_some_originals_are_missing(
 def test_restored_pictures_are_missing(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures_folder(own) / "rocket_x2.5_hr.png").unlink()
     page = reported(own)
-    assert "1 restored pictures are missing" in capsys.readouterr().err
+    assert "1 restored images are missing" in capsys.readouterr().err
     article = next(a for a in page.articles if a.text[0].strip() == "rocket")
     assert len(article.dividers[0]) == 6
     for path in pictures_folder(own).glob("*.png"):
         path.unlink()
     page = reported(own)
-    assert "saved no pictures; save_img: true does" in capsys.readouterr().err
+    assert "saved no images; set save_img: true" in capsys.readouterr().err
     assert page.whole.dividers == []
     assert len(page.whole.tables) == 4
 
@@ -506,7 +515,7 @@ def _cut_options(results: Path) -> list[object]:
 
 
 def _other_options(results: Path) -> list[object]:
-    (pictures_folder(results) / "options.json").write_text('{"name": "judged"}')
+    (pictures_folder(results) / "options.json").write_text('{"name": "evaluated"}')
     return []
 
 
@@ -541,20 +550,20 @@ def folder_made(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda results: shutil.rmtree(results) or [], r"judged: no such folder"),
-        (_empty, r"judged: holds no results of `rescale test`: .*metrics\.json, nor benchmark"),
+        (lambda results: shutil.rmtree(results) or [], r"evaluated: no such folder"),
+        (_empty, r"evaluated: holds no results of `rescale test`: .*metrics\.json nor benchmark"),
         (_no_options, r"whole/options\.json: no such file; .*version 0\.1 .*: run the test again"),
-        (_cut_options, r"options\.json: is not what `rescale test` writes \(JSONDecodeError"),
-        (_other_options, r"options\.json: is not what `rescale test` .*options are missing"),
-        (_cut_table, r"metrics\.json: is not what `rescale test` writes"),
-        (_other_table, r"metrics\.json: is not what `rescale test` writes \(KeyError: 'case'\)"),
+        (_cut_options, r"options\.json: was not written by `rescale test` \(JSONDecodeError"),
+        (_other_options, r"options\.json: was not written by `rescale test` .*options are missing"),
+        (_cut_table, r"metrics\.json: was not written by `rescale test`"),
+        (_other_table, r"metrics\.json: was not written by `rescale test` \(KeyError: 'case'\)"),
         (_broken_picture, r"rocket_x2\.5_hr\.png: truncated image file"),
         (_other_originals, r"rocket_x1\.5_hr\.png: is 96x120, but the original in .*48x60"),
         (lambda results: ["--hr", results / "gone"], r"--hr .*/gone: no such folder"),
         (lambda results: ["-o", results / "report.png"], r"report\.png: name a file .*\.html"),
         (lambda results: ["-o", results / "no" / "a.html"], r"no/.*: No such file or directory"),
-        (lambda results: ["--crops", -1], r"--crops and --limit are at least 0"),
-        (lambda results: ["--limit", "nan"], r"--crops and --limit are at least 0"),
+        (lambda results: ["--crops", -1], r"--crops and --limit must be at least 0"),
+        (lambda results: ["--limit", "nan"], r"--crops and --limit must be at least 0"),
     ],
 )
 def test_errors_are_a_line_and_leave_nothing(
@@ -605,7 +614,7 @@ def test_crops_stay_within_the_picture_and_find_the_error(size: tuple[int, int])
 def test_in_a_browser(browser: Any, page: Page, run: Path) -> None:
     from selenium.webdriver import ActionChains
 
-    browser.get((run / "results" / "judged" / "report.html").as_uri())
+    browser.get((run / "results" / "evaluated" / "report.html").as_uri())
     compare = browser.find_element("css selector", "article rescale-compare")
     browser.execute_script("arguments[0].scrollIntoView()", compare)
     inside = compare.shadow_root

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import rescale_model  # noqa: F401  registers the losses
-from rescale_model.rescale_loss import CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss
+from rescale_model.losses import CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss
 
 
 @pytest.mark.parametrize("cls", [CodeBookLoss, EdgeLoss, GramLoss])
@@ -180,5 +180,5 @@ def test_other_weights_are_no_backbone(tmp_path: Path) -> None:
     pytest.importorskip("lpips", reason="the package lpips is not installed")
     path = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(64, 3, 5, 5)}, path)
-    with pytest.raises(ValueError, match=r"other\.pth: .* features\.0\.weight does not fit"):
+    with pytest.raises(ValueError, match=r"other\.pth: .* features\.0\.weight does not match"):
         LPIPSLoss(backbone=str(path))

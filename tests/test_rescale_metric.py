@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from skimage import data
 from training import changed, test_options, train_options, write_options
 
-from rescale_model import rescale_metric
-from rescale_model.evaluation import Evaluation, Judged
+from rescale_model.evaluation import metrics as rescale_metric
+from rescale_model.evaluation.round_trip import EvaluatedImage
+from rescale_model.evaluation.validation import Evaluation
 from rescale_model.options import check_options
 
 PACKAGES = {"calculate_lpips": "lpips", "calculate_dists": "DISTS_pytorch"}
@@ -66,20 +67,20 @@ def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.mean(shifted, axis=0).astype(np.uint8)
 
 
-def judged(hr: NDArray[np.uint8], restored: NDArray[np.uint8]) -> dict[str, Judged]:
+def evaluated(hr: NDArray[np.uint8], restored: NDArray[np.uint8]) -> dict[str, EvaluatedImage]:
     first, second = (
         torch.from_numpy(image[..., ::-1].transpose(2, 0, 1) / np.float32(255))[None]
         for image in (restored, hr)
     )
-    return {"hr": Judged(first, second, 2)}
+    return {"hr": EvaluatedImage(first, second, 2)}
 
 
 def test_niqe_needs_no_reference_and_no_download() -> None:
     evaluation = Evaluation({"metrics": {"niqe": {"type": "calculate_niqe"}}})
     assert evaluation.metrics["niqe"]["better"] == "lower"
     hr = photo(200, 300)
-    sharp = evaluation.score("sharp", judged(hr, hr))["niqe"]
-    dull = evaluation.score("dull", judged(hr, blurred(hr)))["niqe"]
+    sharp = evaluation.score("sharp", evaluated(hr, hr))["niqe"]
+    dull = evaluation.score("dull", evaluated(hr, blurred(hr)))["niqe"]
     assert 1 < sharp < dull < 100
     assert sharp == pytest.approx(
         calculate_metric({"img": hr}, {"type": "calculate_niqe", "crop_border": 2}), rel=1e-6
@@ -104,7 +105,7 @@ def test_small_pictures_are_named(
     evaluation = Evaluation({"metrics": {"m": {"type": metric}}})
     hr = photo(*size)
     with pytest.raises(ValueError, match=f"tiny: too small .* border of 2: m needs {least} pix"):
-        evaluation.score("tiny", judged(hr, hr))
+        evaluation.score("tiny", evaluated(hr, hr))
 
 
 @pytest.mark.parametrize("metric", sorted(PACKAGES))
@@ -190,8 +191,9 @@ def test_missing_weights_are_told_before_anything_runs(
     weights.touch()
     options = changed(test_options(pictures, weights), {"val: metrics": {"m": {"type": metric}}})
     file = write_options(tmp_path / "test.yml", options)
-    with pytest.raises(FileNotFoundError, match=rf"download https://\S+{FILES[metric]} to") as told:
+    with pytest.raises(ValueError, match=rf"download https://\S+{FILES[metric]} to") as told:
         check_options(str(file), is_train=False)
+    assert str(told.value).startswith(f"{file}: val: metrics: m: ")
     assert str(tmp_path / "torch" / "hub" / "checkpoints" / FILES[metric]) in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -224,8 +226,8 @@ def test_a_metric_may_have_a_protocol_of_its_own() -> None:
     psnr = {"type": "calculate_psnr"}
     metrics = {"first": psnr, "second": {**psnr, "protocol": "float"}}
     hr = photo()
-    pair = judged(hr, blurred(hr))["hr"]
-    unrounded = {"hr": Judged(pair.image + 0.001, pair.reference, 2)}
+    pair = evaluated(hr, blurred(hr))["hr"]
+    unrounded = {"hr": EvaluatedImage(pair.image + 0.001, pair.reference, 2)}
     both = Evaluation({"metrics": metrics}).score("photo", unrounded)
     each = {
         protocol: Evaluation({"metrics": {"m": psnr}, "protocol": protocol}).score(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from skimage import data
 
 from rescale_app import LRImage, Rescaler, RescaleWarning
 from rescale_app.cli import main
-from rescale_app.picture import comparison_panel, error_map, side_by_side
+from rescale_app.panel import comparison_panel, error_map, side_by_side
 from rescale_arch import AIDN, VQIR, lr_size
 from rescale_arch.rounding import quantize
 from rescale_data.image_file import LRInfo, read_image, write_image
@@ -117,7 +118,7 @@ def test_other_weights_are_warned_of(rescaler: Rescaler, tmp_path: Path) -> None
     path = tmp_path / "other.safetensors"
     save_weights(path, tiny(1).state_dict(), config=TINY)
     lr = rescaler.downscale(picture(20, 20), 2)
-    with pytest.warns(RescaleWarning, match=f"made with the weights {rescaler.fingerprint}"):
+    with pytest.warns(RescaleWarning, match=f"created with the weights {rescaler.fingerprint}"):
         Rescaler(path, device="cpu").upscale(lr)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -130,7 +131,7 @@ def test_numbers_of_the_network_come_from_the_file(tmp_path: Path) -> None:
     config = {**TINY, "res_scale": 0.1}
     path = tmp_path / "net_g_latest.pth"
     torch.save({"params": AIDN(**config).state_dict(), "config": config}, path)
-    assert Rescaler(path, device="cpu").method.network.down_net.body[0].res_scale == 0.1
+    assert Rescaler(path, device="cpu").network.down_net.body[0].res_scale == 0.1
 
 
 def test_bfloat16_is_close(weights: Path, rescaler: Rescaler) -> None:
@@ -155,17 +156,17 @@ def test_large_pictures_are_computed_in_tiles(
 ) -> None:
     def sides(tile: Any) -> list[int]:
         rescaler = Rescaler(weights, device="cpu", tile=tile)
-        monkeypatch.setattr(rescaler.method, "whole", 30 * 100)
-        monkeypatch.setattr(rescaler.method, "tile", 50)
+        small = replace(rescaler.architecture, max_untiled_pixels=30 * 100, tile=50)
+        monkeypatch.setattr(rescaler, "architecture", small)
         seen: list[int] = []
         for name in ("downscale_tiles", "upscale_tiles"):
-            work = getattr(rescaler.method, name)
+            work = getattr(rescaler.network, name)
 
             def spy(*args: Any, work: Any = work) -> None:
                 seen.append(args[-1])
                 work(*args)
 
-            monkeypatch.setattr(rescaler.method, name, spy)
+            monkeypatch.setattr(rescaler.network, name, spy)
         for width in (100, 101):
             rescaler.upscale(rescaler.downscale(picture(30, width), 2))
         return seen
@@ -187,9 +188,9 @@ def test_a_gpu_takes_as_a_whole_what_its_free_memory_suffices_for(
             monkeypatch.setattr("rescale_app.rescaler._free_gpu_memory", lambda _, n=free: n)
             side = int(pixels**0.5)
             assert rescaler._tile((side, side)) is None
-            assert rescaler._tile((side + 1, side + 1)) == rescaler.method.tile
+            assert rescaler._tile((side + 1, side + 1)) == rescaler.architecture.tile
         monkeypatch.setattr("rescale_app.rescaler._free_gpu_memory", lambda _: 1 << 50)
-        assert rescaler._tile((1 << 16, 1 << 16)) == rescaler.method.tile  # 32-bit indices
+        assert rescaler._tile((1 << 16, 1 << 16)) == rescaler.architecture.tile  # 32-bit indices
 
 
 @pytest.mark.gpu
@@ -202,14 +203,17 @@ def test_an_image_takes_no_more_memory_than_expected(scale: float) -> None:
     before = torch.cuda.memory_allocated()
     rescaler.upscale(rescaler.downscale(hr, scale))
     taken = torch.cuda.max_memory_allocated() - before
-    assert taken < rescaler.method.bytes_per_pixel * hr.shape[0] * hr.shape[1] / 0.8
+    assert (
+        taken
+        < rescaler.architecture.bytes_per_pixel(rescaler._config) * hr.shape[0] * hr.shape[1] / 0.8
+    )
 
 
 @pytest.mark.parametrize(
     ("tile", "advice"),
     [
-        (None, ": tiles need less of it (--tile 64; in Python, tile=64)"),
-        (200, ": smaller tiles need less of it (--tile 64; in Python, tile=64)"),
+        (None, ": tiles need less memory (--tile 64; in Python, tile=64)"),
+        (200, ": smaller tiles need less memory (--tile 64; in Python, tile=64)"),
         (100, ""),  # smaller ones would hardly help
     ],
 )
@@ -221,7 +225,7 @@ def test_out_of_memory_advises_smaller_tiles(
 
     rescaler = Rescaler(weights, device="cpu", tile=tile)
     for name in ("downscale", "downscale_tiles"):
-        monkeypatch.setattr(rescaler.method, name, want_too_much)
+        monkeypatch.setattr(rescaler.network, name, want_too_much)
     message = f"not enough memory on cpu for an image of 160x30{advice}"
     with pytest.raises(MemoryError, match=f"^{re.escape(message)}$"):
         rescaler.downscale(picture(30, 160), 2)
@@ -251,7 +255,7 @@ def test_error_map_and_panel_refuse_nonsense() -> None:
     np.testing.assert_array_equal(error_map(a, a + 200), np.full_like(a, 255))
     with pytest.raises(ValueError, match="differ in shape"):
         error_map(a, a[:2])
-    with pytest.raises(ValueError, match="make no panel"):
+    with pytest.raises(ValueError, match="a panel needs at least one"):
         side_by_side([], 3)
 
 
@@ -261,20 +265,20 @@ def test_error_map_and_panel_refuse_nonsense() -> None:
         (lambda r: r.downscale(picture(20, 20)), "scale is missing"),
         (lambda r: r.downscale(picture(20, 20), 2, size=(5, 5)), "either scale or size"),
         (lambda r: r.downscale(picture(20, 20), 0.5), r"scale 0\.5 is out of range"),
-        (lambda r: r.downscale(picture(20, 20), size=(4, 20)), "here to 5x5"),
-        (lambda r: r.downscale(picture(20, 20), size=(21, 20)), "never grows"),
+        (lambda r: r.downscale(picture(20, 20), size=(4, 20)), "valid sizes are from 5x5"),
+        (lambda r: r.downscale(picture(20, 20), size=(21, 20)), "to the original size"),
         (lambda r: r.downscale(picture(7, 20), 2), "at least 8 x 8"),
         (lambda r: r.downscale(np.zeros((20, 20, 4), np.uint8), 2), r"shape \(20, 20, 4\)"),
         (lambda r: r.downscale(np.zeros((20, 20), np.int32), 2), "int32"),
         (lambda r: r.downscale(np.full((20, 20), 1.5), 2), r"samples from 1\.5"),
         (lambda r: r.downscale(np.full((20, 20), np.nan), 2), "samples from nan"),
-        (lambda r: r.upscale(picture(10, 10)), "give scale and size"),
+        (lambda r: r.upscale(picture(10, 10)), "specify both"),
         (lambda r: r.upscale(picture(10, 10), 2, (30, 30)), "is 10x10, but .* is 15x15"),
         (
             lambda r: r.upscale(LRImage(picture(4, 4), LRInfo("vqir16", (16, 16), (64, 64), "x"))),
             "'vqir16'",
         ),
-        (lambda r: r.compare(picture(12, 12), 4), "too small for figures"),
+        (lambda r: r.compare(picture(12, 12), 4), "too small for metrics"),
     ],
 )
 def test_bad_input_is_named(rescaler: Rescaler, call: Any, culprit: str) -> None:
@@ -312,9 +316,9 @@ def test_vqir_by_its_own_factor(vqir: tuple[Path, VQIR]) -> None:
     restored = quantize(net.upscale(stored, size=(70, 100)))[0].permute(1, 2, 0) * 255
     np.testing.assert_array_equal(rescaler.upscale(lr), restored.round().numpy())
     np.testing.assert_array_equal(rescaler.upscale(lr.pixels, size=(70, 100)), rescaler.upscale(lr))
-    with pytest.raises(ValueError, match=f"vqir{factor} downscales by {factor} and nothing else"):
+    with pytest.raises(ValueError, match=f"this network rescales by {factor} only"):
         rescaler.downscale(hr, 2.5)
-    with pytest.raises(ValueError, match="cannot aim at a size"):
+    with pytest.raises(ValueError, match="size is not supported"):
         rescaler.downscale(hr, size=(10, 10))
     with pytest.raises(ValueError, match=f"at least {factor} x {factor}"):
         rescaler.downscale(hr[:12])
@@ -334,7 +338,7 @@ def test_the_command_takes_tiles(weights: Path, tmp_path: Path, tile: str) -> No
 
 def test_the_command_names_a_bad_tile(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up", "a.png", "-o", "b.png", "--tile", "big"]) == 2
-    assert "'big' is no tile: valid are auto, none or a number" in capsys.readouterr().err
+    assert "'big' is not a tile size: valid are auto, none or a number" in capsys.readouterr().err
 
 
 @torch.inference_mode()
@@ -354,7 +358,7 @@ def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
         Rescaler(weights, precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method 'edsr' is unknown: valid are aidn, vqir16"):
         Rescaler(weights, method="edsr")
-    with pytest.raises(FileNotFoundError, match="no weights for vqir16 come along"):
+    with pytest.raises(FileNotFoundError, match="includes no weights for vqir16"):
         Rescaler(method="vqir16")
     with pytest.raises(ValueError, match="device 'tpu'"):
         Rescaler(weights, device="tpu")  # type: ignore[arg-type]
@@ -363,7 +367,7 @@ def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
             Rescaler(weights, tile=tile)  # type: ignore[arg-type]
     other = tmp_path / "other.pth"
     torch.save({"conv.weight": torch.zeros(2)}, other)
-    with pytest.raises(ValueError, match=r"other\.pth: not the weights of an AIDN"):
+    with pytest.raises(ValueError, match=r"other\.pth: not the weights of any known network"):
         Rescaler(other)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_data.image_file import write_image
-from rescale_model.evaluation import Evaluation
+from rescale_model.evaluation.validation import Evaluation
 
 LR = torch.full((1, 3, 2, 2), 0.2)
 
@@ -72,5 +72,5 @@ def test_pictures_whose_results_would_have_the_same_name(pictures: Path, tmp_pat
         copy(pictures / "chelsea.png", tmp_path / name)
     options = {"dataroot_gt": str(tmp_path), "gt_size": 8}
     assert len(HRImageDataset({**options, "phase": "train"})) == 2
-    with pytest.raises(ValueError, match=r"cat\.png has the same name as cat\.PNG but for"):
+    with pytest.raises(ValueError, match=r"cat\.png has the same name as cat\.PNG except for"):
         HRImageDataset({**options, "phase": "val"})

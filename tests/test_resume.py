@@ -29,8 +29,9 @@ from training import changed, logged, train, train_options, write_options
 from rescale_arch import VQGAN, VQIR
 from rescale_data.atomic import TEMPORARY_PREFIX
 from rescale_data.hr_dataset import HRImageDataset, Sample
-from rescale_model.finite_check import FiniteCheck
-from rescale_model.resume import Progress, ResumableSampler, random_states, set_random_states
+from rescale_model.training.finite_check import FiniteCheck
+from rescale_model.training.random_state import random_states, set_random_states
+from rescale_model.training.sampler import DataPosition, ResumableSampler
 
 Options = dict[str, Any]
 RESCALE = (sys.executable, "-m", "rescale_app.cli")
@@ -148,7 +149,7 @@ def test_without_a_seed_the_one_that_was_drawn_is_kept(options: Options, tmp_pat
     forget_after(experiment, 5)
     train(tmp_path, options, "--auto_resume")
     assert_same_run(experiment, tmp_path / "whole")
-    assert "The seed is that of the training state" in next(experiment.glob("*.log")).read_text()
+    assert "Using the seed of the training state" in next(experiment.glob("*.log")).read_text()
 
 
 def test_the_best_figures_are_kept(options: Options, whole: Path, tmp_path: Path) -> None:
@@ -209,9 +210,9 @@ class Numbers(HRImageDataset):
 
 
 def epoch_of(
-    number: int, ranks: int, rank: int = 0, start: Progress | None = None, ratio: int = 3
+    number: int, ranks: int, rank: int = 0, start: DataPosition | None = None, ratio: int = 3
 ) -> list[Any]:
-    start = start or Progress()
+    start = start or DataPosition()
     sampler = ResumableSampler(Numbers(5), ranks, rank, ratio, seed=7, start=start)
     sampler.set_epoch(number)
     return list(sampler)
@@ -239,17 +240,17 @@ def test_ranks_share_out_what_one_would_have() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_what_was_trained_is_passed_over(ranks: int) -> None:
     alone = epoch_of(2, 1)
-    start = Progress(epoch=2, samples=6)
+    start = DataPosition(epoch=2, samples=6)
     rest = [epoch_of(2, ranks, rank, start) for rank in range(ranks)]
     assert len({len(samples) for samples in rest}) == 1
     if ranks == 1:
         assert rest[0] == alone[6:]
         assert epoch_of(3, 1, 0, start) == epoch_of(3, 1)
-    assert epoch_of(2, ranks, 0, Progress(2, 99)) == []
+    assert epoch_of(2, ranks, 0, DataPosition(2, 99)) == []
 
 
 def test_other_data_sets_get_plain_indices() -> None:
-    sampler = ResumableSampler(range(4), 1, 0, seed=0, start=Progress())
+    sampler = ResumableSampler(range(4), 1, 0, seed=0, start=DataPosition())
     assert sorted(sampler) == [0, 1, 2, 3]
 
 
@@ -431,7 +432,7 @@ def poisoned(options: Options) -> Options:
 def bad(lmdb: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """The first iteration that trains the poisoned picture: the one that comes last."""
     dataset = HRImageDataset({"phase": "val", "dataroot_gt": str(lmdb)})
-    sampler = ResumableSampler(dataset, 1, 0, 2, seed=3, start=Progress())
+    sampler = ResumableSampler(dataset, 1, 0, 2, seed=3, start=DataPosition())
     names = [Path(dataset[index]["gt_path"]).name for index, _ in sampler]  # type: ignore[misc]
     first = {name: names.index(name) + 1 for name in names}
     monkeypatch.setattr(
@@ -487,7 +488,7 @@ def test_weights_that_are_lost_are_not_saved(options: Options, tmp_path: Path) -
         "val": None,
     }
     options = changed(options, changes)
-    with pytest.raises(ValueError, match=r"iteration 2, .*the weights are not finite any more"):
+    with pytest.raises(ValueError, match=r"iteration 2, .*the weights are no longer finite"):
         train(tmp_path, options)
     assert not list((tmp_path / "experiments" / "small").rglob("*.state"))
 

@@ -25,7 +25,7 @@ from rescale_arch import AIDN
 from rescale_data.image_file import read_info
 from rescale_data.weight_file import fingerprint
 from rescale_model import runner
-from rescale_model.scale_schedule import ScaleSchedule
+from rescale_model.training.scale_schedule import ScaleSchedule
 
 Options = dict[str, Any]
 
@@ -203,7 +203,9 @@ def test_a_thread_that_prefetches_has_no_persistent_workers(short: Options, tmp_
     assert not changes["persistent_workers"]
     changes["persistent_workers"] = True
     options = changed(short, {f"datasets: train: {k}": v for k, v in changes.items()})
-    with pytest.raises(ValueError, match="persistent_workers is true, which prefetch_mode: cpu"):
+    with pytest.raises(
+        ValueError, match="persistent_workers: true is not supported with prefetch_mode: cpu"
+    ):
         train(tmp_path, options)
 
 
@@ -236,7 +238,7 @@ def test_fewer_pictures_than_a_batch(short: Options, tmp_path: Path) -> None:
         "datasets: train: dataset_enlarge_ratio": 1,
         "datasets: train: batch_size_per_gpu": 5,
     }
-    with pytest.raises(ValueError, match="datasets: train: 4 images are no batch of 5"):
+    with pytest.raises(ValueError, match="datasets: train: 4 images do not fill a batch of 5"):
         train(tmp_path, changed(short, changes))
     assert not list(tmp_path.rglob("*.pth"))
 
@@ -294,9 +296,9 @@ def test_a_named_state_is_resumed(short: Options, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no state", r"4\.state: no checkpoint"),
-        (b"", r"4\.state: no checkpoint"),
-        (None, r"4\.state: no training state, there is no epoch, iter, optimizers, schedulers"),
+        (b"no state", r"4\.state: not a checkpoint"),
+        (b"", r"4\.state: not a checkpoint"),
+        (None, r"4\.state: not a training state, it lacks epoch, iter, optimizers, schedulers"),
     ],
 )
 def test_a_state_that_is_none_is_named(
@@ -324,7 +326,7 @@ def test_a_test_writes_tables_and_pictures(trained: Path, pictures: Path, tmp_pa
     assert [row["image"] for row in rows[::2]] == names
     means = json.loads((folder / "metrics.json").read_text())["mean"]
     assert means.keys() == {"x2.5", "x1.5x3"}
-    text = next((tmp_path / "results" / "judged").glob("test_*.log")).read_text()
+    text = next((tmp_path / "results" / "evaluated").glob("test_*.log")).read_text()
     for case, values in means.items():
         assert re.search(rf"{case}\s+{values['psnr_y']:.4f}\s+{values['lr_psnr']:.4f}\n", text)
     info = read_info(folder / f"{names[0]}_x1.5x3_lr.png")
@@ -336,7 +338,7 @@ def test_a_test_writes_tables_and_pictures(trained: Path, pictures: Path, tmp_pa
 def test_the_average_can_be_tested(
     trained: Path, pictures: Path, tmp_path: Path, options: Options
 ) -> None:
-    """What the last validation of the training judged."""
+    """What the last validation of the training evaluated."""
     experiment = trained / "experiments" / "small"
     weights = experiment / "models" / "net_g_latest.pth"
     changes = {"path: param_key_g": "params_ema", "val: save_img": False}

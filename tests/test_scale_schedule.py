@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rescale_model.scale_schedule import ScaleSchedule
+from rescale_model.training.scale_schedule import ScaleSchedule
 
 GRID = [float(f"{tenths // 10}.{tenths % 10}") for tenths in range(11, 41)]
 

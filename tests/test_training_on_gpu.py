@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from training import changed, model_options, train_options
 
 from rescale_arch import VQGAN, VQIR, bicubic
-from rescale_model.rescaling_model import RescalingModel
+from rescale_model.models.base import RescalingModel
 
 TRAINERS = ("aidn", "aidn+", "vqgan", "stage 1", "stage 2")
 SIDE = 32
@@ -100,11 +100,11 @@ def fake_model(opt: dict[str, Any]) -> Iterator[tuple[RescalingModel, FakeGPU]]:
     """A model that trains on a fake GPU."""
     names = {
         "torch.cuda.is_available": lambda: True,
-        "rescale_model.rescaling_model.random_states": dict,  # the GPU's has no generator
-        "rescale_model.rescaling_model.FiniteCheck": Finite,
+        "rescale_model.training.step_guard.random_states": dict,  # the GPU's has no generator
+        "rescale_model.training.step.FiniteCheck": Finite,
         "rescale_arch.bicubic._blocks": partial(blocks_on_device, bicubic._blocks.__wrapped__),
     }
-    for module in ("basicsr.models.sr_model", "rescale_model.rescaling_model"):
+    for module in ("basicsr.models.sr_model", "rescale_model.models.base"):
         names[f"{module}.build_network"] = build_without_values
     with ExitStack() as stack:
         for name, value in names.items():

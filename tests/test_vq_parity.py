@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rescale_arch import VQGAN, VQIR
-from rescale_arch.vqgan_arch import from_unit, to_unit
+from rescale_arch.images import from_unit, to_unit
 
 GOLDEN = Path(__file__).parent / "golden"
 VQIR_CASES = [(16, 1), (16, 2), (32, 1), (32, 2)]

@@ -5,8 +5,8 @@ from statistics import fmean
 
 import pytest
 
-from rescale_app import demo_steps
-from rescale_app.demo_vqir import MAX_LOSS, STAGE_1, STAGE_2, VQGAN
+from examples import demo_steps
+from examples.demo_vqir import MAX_LOSS, STAGE_1, STAGE_2, VQGAN
 from rescale_app.rescaler import Rescaler
 from rescale_data.image_file import read_image
 

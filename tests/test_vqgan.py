@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rescale_arch import VQGAN
+from rescale_arch.checkpoints import canonical_weights, load_strictly
+from rescale_arch.images import from_unit, to_unit
 from rescale_arch.memory_format import channels_last
-from rescale_arch.official_weights import (
-    canonical_weights,
-    load_strictly,
-    swap_color_order,
-    vqgan_config,
-)
-from rescale_arch.vqgan_arch import Attention, CodeBook, from_unit, straight_through, to_unit
+from rescale_arch.vqgan.architecture import swap_color_order, vqgan_config
+from rescale_arch.vqgan.layers import Attention
+from rescale_arch.vqgan.vector_quantizer import VectorQuantizer, straight_through
 
 TINY: dict[str, Any] = {
     "ch": 32,
@@ -86,7 +84,7 @@ def test_features_are_those_of_the_levels() -> None:
 
 @torch.inference_mode()
 def test_codes_are_the_nearest() -> None:
-    book = CodeBook(50, 12)
+    book = VectorQuantizer(50, 12)
     nn.init.normal_(book.embedding.weight)
     z = torch.randn(3, 12, 5, 7)
     codes, indices = book(z)
@@ -99,7 +97,7 @@ def test_codes_are_the_nearest() -> None:
 @pytest.mark.parametrize("at_once", [1, 100, 1000, 10**9])
 @torch.inference_mode()
 def test_searching_in_chunks_changes_nothing(at_once: int) -> None:
-    book = CodeBook(40, 16)
+    book = VectorQuantizer(40, 16)
     nn.init.normal_(book.embedding.weight)
     vectors = torch.randn(2, 9, 11, 16)
     whole = torch.cdist(vectors.flatten(0, 2).double(), book.embedding.weight.double()).argmin(1)
@@ -108,7 +106,7 @@ def test_searching_in_chunks_changes_nothing(at_once: int) -> None:
 
 @torch.inference_mode()
 def test_of_equal_codes_the_first_is_taken() -> None:
-    book = CodeBook(30, 8)
+    book = VectorQuantizer(30, 8)
     nn.init.normal_(book.embedding.weight)
     book.embedding.weight[20:] = book.embedding.weight[:10].clone()
     assert book.nearest(torch.randn(500, 8)).max() < 20

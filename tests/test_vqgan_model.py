@@ -33,8 +33,8 @@ from rescale_arch import VQGAN
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_data.image_file import read_image
 from rescale_data.weight_file import read_weights
+from rescale_model.models.vqgan import CodeUsage, VQGANModel
 from rescale_model.options import check_options
-from rescale_model.vqgan_model import CodeUsage, VQGANModel
 
 NETWORK: dict[str, Any] = {
     "type": "VQGAN",
@@ -128,7 +128,7 @@ def test_missing_lpips_weights_are_told_when_the_model_is_built(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lpips", object())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no weights of its backbone at"):
+    with pytest.raises(FileNotFoundError, match="no backbone weights at"):
         make(train__percep_opt={"type": "LPIPSLoss"})
 
 
@@ -198,7 +198,7 @@ def test_half_precision_keeps_weights_and_losses_in_full(make: Make) -> None:
         logs.append(step(model, 1))
         for net in (model.net_g, model.net_d):
             assert {value.dtype for value in net.state_dict().values()} == {torch.float32}
-        assert model._last_losses["l_gan"].dtype == torch.float32
+        assert model.step.logged["l_gan"].dtype == torch.float32
     full, half = logs
     assert half["l_pix"] != full["l_pix"]
     for name in ("l_pix", "l_codebook", "l_d"):
@@ -443,7 +443,7 @@ def test_options_are_checked(pictures: Path, tmp_path: Path) -> None:
     check(WITHOUT_GAN)
     check({"train: percep_opt": {"type": "LPIPSLoss", "backbone": "vgg16.pth"}})
     for changes, message in (
-        ({"train: optim_d: type": "Adamm"}, "train: optim_d: .* no optimiser 'Adamm'"),
+        ({"train: optim_d: type": "Adamm"}, "train: optim_d: type 'Adamm' is unknown .*Adam"),
         ({"train: codebook_opt: betta": 1}, r"codebook_opt: betta is unknown .*: beta\)"),
         ({"train: gan_opt: type": "GANLos"}, r"gan_opt: type 'GANLos' .*: GANLoss\)"),
         ({"network_d: num_features": 8}, r"network_d: num_features is unknown"),

@@ -11,22 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rescale_arch import VQGAN, VQIR, strip_attention
-from rescale_arch.invertible import Attend, Coupling, Haar, Mix, Operation, Projection
+from rescale_arch import VQGAN, VQIR
+from rescale_arch.checkpoints import canonical_weights, load_strictly
 from rescale_arch.memory_format import channels_last
-from rescale_arch.official_weights import (
-    canonical_weights,
-    load_strictly,
-    swap_color_order,
-    vqir_config,
-)
 from rescale_arch.rounding import quantize, rounding_noise
-from rescale_arch.strip_attention import (
+from rescale_arch.vqgan.architecture import swap_color_order
+from rescale_arch.vqir import strip_attention
+from rescale_arch.vqir.architecture import vqir_config
+from rescale_arch.vqir.invertible import (
+    AffineCoupling,
+    Haar,
+    InvertibleConv1x1,
+    Operation,
+    Projection,
+    SpatialAttention,
+)
+from rescale_arch.vqir.network import Levels, Recovered
+from rescale_arch.vqir.strip_attention import (
     InterStripAttention,
     IntraStripAttention,
     StripAttention,
 )
-from rescale_arch.vqir_arch import Levels, Recovered
 
 TINY: dict[str, Any] = {
     "ch": 32,
@@ -65,8 +70,8 @@ def randomized(net: Net) -> Net:
 # invertible operations
 
 
-def mix() -> Mix:
-    module = Mix(12)
+def mix() -> InvertibleConv1x1:
+    module = InvertibleConv1x1(12)
     with torch.no_grad():  # far from orthogonal
         module.weight.copy_(torch.eye(12) + 0.3 * torch.randn(12, 12).triu())
     return module
@@ -74,7 +79,7 @@ def mix() -> Mix:
 
 @pytest.mark.parametrize(
     "module",
-    [lambda: randomized(Coupling(12)), mix, lambda: Haar(12)],
+    [lambda: randomized(AffineCoupling(12)), mix, lambda: Haar(12)],
     ids=["coupling", "mix", "haar"],
 )
 @torch.inference_mode()
@@ -90,12 +95,12 @@ def test_reverse_undoes_forward(module: Any) -> None:
 @torch.inference_mode()
 def test_couplings_start_as_the_identity() -> None:
     x = torch.randn(1, 8, 5, 5)
-    assert torch.equal(Coupling(8)(x), x)
+    assert torch.equal(AffineCoupling(8)(x), x)
 
 
 @torch.inference_mode()
 def test_coupling_is_the_papers() -> None:
-    module = randomized(Coupling(8))
+    module = randomized(AffineCoupling(8))
     x1, x2 = torch.randn(1, 4, 5, 5), torch.randn(1, 4, 5, 5)
     y1 = x1 * torch.exp(2 * torch.sigmoid(module.G2(x2)) - 1) + module.H2(x2)
     y2 = x2 * torch.exp(2 * torch.sigmoid(module.G1(y1)) - 1) + module.H1(y1)
@@ -112,7 +117,7 @@ def test_haar_groups_by_pattern() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "kept"), [(Projection(8, 4), 4), (Projection(8, 3), 3), (Attend(8, 4), 8)]
+    ("module", "kept"), [(Projection(8, 4), 4), (Projection(8, 3), 3), (SpatialAttention(8, 4), 8)]
 )
 def test_learned_operations_go_both_ways(module: Operation, kept: int) -> None:
     x = torch.randn(2, 8, 5, 6, requires_grad=True)
@@ -127,35 +132,35 @@ def test_learned_operations_go_both_ways(module: Operation, kept: int) -> None:
 
 
 def test_directions_of_attend_have_their_own_weights() -> None:
-    module = Attend(8, 4)
+    module = SpatialAttention(8, 4)
     module(torch.randn(1, 8, 4, 4)).sum().backward()
     assert all(p.grad is None for p in module.back_att.parameters())
     assert all(p.grad is not None for p in module.forw_att.parameters())
 
 
-def scale_weight(module: Mix) -> None:
+def scale_weight(module: InvertibleConv1x1) -> None:
     with torch.no_grad():
         module.weight.mul_(2)
 
 
-def average_weight(module: Mix) -> None:
+def average_weight(module: InvertibleConv1x1) -> None:
     """As BasicSR's ``model_ema`` does, which PyTorch's version counters do not see."""
     module.weight.data.mul_(0.9).add_(mix().weight.data, alpha=0.1)
 
 
-def replace_weight(module: Mix) -> None:
+def replace_weight(module: InvertibleConv1x1) -> None:
     module.weight.data = mix().weight.data
 
 
-def load_weight(module: Mix) -> None:
+def load_weight(module: InvertibleConv1x1) -> None:
     module.load_state_dict(mix().state_dict())
 
 
-def assign_weight(module: Mix) -> None:
+def assign_weight(module: InvertibleConv1x1) -> None:
     module.load_state_dict(mix().state_dict(), assign=True)
 
 
-def train_weight(module: Mix) -> None:
+def train_weight(module: InvertibleConv1x1) -> None:
     module.requires_grad_(True)
     module.reverse(torch.randn(1, 12, 3, 3)).square().sum().backward()
     assert module.weight.grad is not None
@@ -168,7 +173,7 @@ def train_weight(module: Mix) -> None:
     [scale_weight, average_weight, replace_weight, load_weight, assign_weight, train_weight],
 )
 def test_the_inverse_follows_the_weight(
-    change: Callable[[Mix], None], inference: Callable[[], Any]
+    change: Callable[[InvertibleConv1x1], None], inference: Callable[[], Any]
 ) -> None:
     module = mix().requires_grad_(False)
     y = torch.randn(1, 12, 3, 3)
@@ -184,7 +189,7 @@ def test_the_inverse_follows_the_weight(
 
 def test_the_inverse_does_not_wait_for_a_gpu() -> None:
     with fake_cuda() as gpu:
-        module = Mix(12).to(gpu.device)
+        module = InvertibleConv1x1(12).to(gpu.device)
         y = torch.randn(1, 12, 3, 3, device=gpu.device)
         with gpu.no_sync():
             module.reverse(y).sum().backward()
@@ -557,7 +562,7 @@ def test_bad_input_is_named() -> None:
         (lambda: net.upscale(hr, size=(64, 64)), "lr is 64 x 64 .* has an LR image of 2 x 2"),
         (lambda: net.upscale(hr[:, :2], size=(64, 64)), r"lr has shape \(1, 2, 64, 64\)"),
         (lambda: net.upscale(hr, size=(8, 64)), r"size \(8, 64\) has a side below 32"),
-        (lambda: net.levels(hr, size=(64, 64)), "restored by a network of stage 2"),
+        (lambda: net.levels(hr, size=(64, 64)), "levels need a network of stage 2"),
     ):
         with pytest.raises(ValueError, match=culprit) as caught:
             call()

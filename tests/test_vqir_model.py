@@ -22,15 +22,16 @@ from training import changed, command, model_options, write_options
 from training import train_options as aidn_train_options
 
 from rescale_arch import VQGAN, VQIR, imresize
-from rescale_arch.official_weights import swap_color_order
-from rescale_arch.vqir_arch import Levels, Recovered
+from rescale_arch.vqgan.architecture import swap_color_order
+from rescale_arch.vqir.network import Levels, Recovered
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_data.image_file import read_image, read_info
 from rescale_data.prepare import build_lmdb
 from rescale_data.weight_file import fingerprint
+from rescale_model.losses import EdgeLoss
+from rescale_model.models.vqir import VQIRModel
+from rescale_model.models.vqir_refine import VQIRRefineModel
 from rescale_model.options import check_options
-from rescale_model.rescale_loss import EdgeLoss
-from rescale_model.vqir_model import VQIRModel, VQIRRefineModel
 
 Weights = dict[str, Tensor]
 Make = Callable[..., Any]
@@ -83,9 +84,9 @@ def train_options(stage: int, start: Path, data: Path, pictures: Path) -> dict[s
 
 def test_options(stage: int, weights: Path, pictures: Path) -> dict[str, Any]:
     """Tests a file of a stage, all that it restores."""
-    images = VQIRRefineModel.judged if stage == 2 else VQIRModel.judged
+    images = VQIRRefineModel.evaluated if stage == 2 else VQIRModel.evaluated
     return {
-        "name": f"judged{stage}",
+        "name": f"evaluated{stage}",
         "model_type": MODELS[stage].__name__,
         "num_gpu": 0,
         "manual_seed": 0,
@@ -552,7 +553,9 @@ def test_validation_against_an_independent_computation(
     weights = tmp_path / "net.pth"
     torch.save(net.state_dict(), weights)
     # the LR images of the pictures are a few pixels wide
-    metrics = {image: {"type": "calculate_psnr", "image": image} for image in MODELS[stage].judged}
+    metrics = {
+        image: {"type": "calculate_psnr", "image": image} for image in MODELS[stage].evaluated
+    }
     model = load(stage, weights, network_g__factor=factor, val__metrics=metrics)
     options = {"name": "whole", "phase": "val", "dataroot_gt": str(pictures)}
     dataset = HRImageDataset(options)
@@ -751,9 +754,9 @@ def test_three_steps_from_option_files(tmp_path: Path, pictures: Path, runner: s
         script = ("basicsr/test.py",) if runner == "basicsr" else (*program[:-1], "test")
         result = command(tmp_path, *script, "-opt", path)
         assert result.returncode == 0, result.stderr
-        results = tmp_path / "results" / f"judged{stage}" / "visualization" / "whole"
+        results = tmp_path / "results" / f"evaluated{stage}" / "visualization" / "whole"
         means = json.loads((results / "metrics.json").read_text())["mean"]["x16"]
-        assert means.keys() == set(MODELS[stage].judged)
+        assert means.keys() == set(MODELS[stage].evaluated)
 
 
 @pytest.mark.slow
@@ -790,7 +793,7 @@ def test_two_processes_agree(
     path = write_options(tmp_path / "test.yml", tests)
     result = command(tmp_path, "-m", "rescale_app.cli", "test", "-opt", path)
     assert result.returncode == 0, result.stderr
-    alone = tmp_path / "results" / f"judged{stage}" / "visualization" / "whole" / "metrics.json"
+    alone = tmp_path / "results" / f"evaluated{stage}" / "visualization" / "whole" / "metrics.json"
     together = experiment / "visualization" / "whole" / "metrics_4.json"
     one, two = (json.loads(file.read_text())["mean"] for file in (alone, together))
     assert two["x16"]["psnr"] == pytest.approx(one["x16"]["psnr"], rel=1e-5)

@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from training import model_options
 
 from rescale_arch import VQIR
+from rescale_arch.images import pad_to_multiple
+from rescale_arch.regions import Read, Write
 from rescale_arch.scales import Size
-from rescale_arch.vqgan_arch import pad_to_multiple
-from rescale_arch.vqir_arch import Levels
-from rescale_arch.vqir_tiling import Read, Write, downscale_tiles, levels_tiles, upscale_tiles
-from rescale_model.vqir_model import VQIRModel, VQIRRefineModel
+from rescale_arch.vqir.network import Levels
+from rescale_model.models.vqir import VQIRModel
+from rescale_model.models.vqir_refine import VQIRRefineModel
 
 NUMBERS = {
     "ch": 32,
@@ -89,20 +90,22 @@ def filled(
 def tiled_downscale(net: VQIR, hr: Tensor, tile: int) -> Tensor:
     size = hr.shape[-2], hr.shape[-1]
     return filled(
-        lambda read, writes: downscale_tiles(net, size, read, writes[0], tile),
+        lambda read, writes: net.downscale_tiles(size, None, read, writes[0], tile),
         hr,
         net.lr_size(size),
     )[0]
 
 
 def tiled_upscale(net: VQIR, lr: Tensor, size: Size, tile: int) -> Tensor:
-    return filled(lambda read, writes: upscale_tiles(net, size, read, writes[0], tile), lr, size)[0]
+    return filled(
+        lambda read, writes: net.upscale_tiles(size, None, read, writes[0], tile), lr, size
+    )[0]
 
 
 def tiled_levels(net: VQIR, lr: Tensor, size: Size, tile: int) -> Levels:
     sizes = [(-(-size[0] // reduction), -(-size[1] // reduction)) for reduction in (1, 2, 4)]
     full, half, quarter = filled(
-        lambda read, writes: levels_tiles(net, size, read, writes, tile), lr, *sizes
+        lambda read, writes: net.levels_tiles(size, read, writes, tile), lr, *sizes
     )
     return Levels(full, half, quarter)
 
@@ -222,8 +225,8 @@ def test_validation_in_tiles(tmp_path: Path, stage: int) -> None:
         )
         model.fingerprint = "sha256:0"
         with torch.inference_mode():
-            judged = model.round_trip(model.net_g, "picture", hr, 16)
-        images[tile] = {name: one.image for name, one in judged.items()}
+            evaluated = model.round_trip(model.net_g, "picture", hr, (16.0, 16.0))
+        images[tile] = {name: one.image for name, one in evaluated.items()}
     with torch.inference_mode():
         for tile in (200, 64):
             given = images[None if tile == 200 else tile]
@@ -249,14 +252,13 @@ def test_sizes_that_do_not_fit() -> None:
 PEAK = """
 import resource, sys, torch
 from rescale_arch import VQIR
-from rescale_arch.vqir_tiling import downscale_tiles, upscale_tiles
 
 net = VQIR(**{numbers}).eval().requires_grad_(False)
 size = {size}
 read = lambda top, left, bottom, right: torch.rand(1, 3, bottom - top, right - left)
 write = lambda top, left, pixels: None
-for direction in (downscale_tiles, upscale_tiles):
-    direction(net, size, read, write, 128)
+for direction in (net.downscale_tiles, net.upscale_tiles):
+    direction(size, None, read, write, 128)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform != "darwin" else 2**20))
 """  # noqa: E501
 

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rescale_arch import AIDN
-from rescale_arch.official_weights import aidn_config, canonical_weights, load_strictly
+from rescale_arch.aidn.architecture import aidn_config
+from rescale_arch.checkpoints import canonical_weights, load_strictly
 from rescale_data.atomic import replacing
 from rescale_data.weight_file import fingerprint, read_weights, save_weights
 
@@ -137,10 +138,10 @@ class Hostile:
 def test_a_hostile_pickle_does_not_run(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save({"params": Hostile(marker)}, path)
-    with pytest.raises(ValueError, match=r"evil\.pth: no checkpoint that can be loaded safely"):
+    with pytest.raises(ValueError, match=r"evil\.pth: not a checkpoint that can be loaded safely"):
         read_weights(path)
     path.write_bytes(pickle.dumps(Hostile(marker)))
-    with pytest.raises(ValueError, match=r"evil\.pth: no checkpoint that can be loaded safely"):
+    with pytest.raises(ValueError, match=r"evil\.pth: not a checkpoint that can be loaded safely"):
         read_weights(path)
     assert not marker.exists()
 
@@ -376,10 +377,10 @@ def test_hostile_instructions_do_not_run(asked: str, form: str, tmp_path: Path) 
     try:
         loaded = read_weights(path)
     except ValueError as error:
-        assert "evil.ckpt: no checkpoint that can be loaded safely" in str(error)
+        assert "evil.ckpt: not a checkpoint that can be loaded safely" in str(error)
         assert "\n" not in str(error)
     else:  # an object that knows nothing
-        assert form == "dotted" and type(loaded["params"]).__name__ == "StandIn"
+        assert form == "dotted" and type(loaded["params"]).__name__ == "Placeholder"
     assert not marker.exists()
 
 
@@ -403,10 +404,10 @@ def test_hostile_instructions_do_not_run(asked: str, form: str, tmp_path: Path) 
     ],
 )
 def test_nonsense_is_refused(instructions: bytes, tmp_path: Path) -> None:
-    # The stand-in keeps PyTorch's own reader from being the one that takes or refuses the file.
+    # The replacement keeps PyTorch's own reader from being the one that takes or refuses the file.
     foreign = b"cforeign\nThing\n)R0"
     hand_made(tmp_path / "odd.ckpt", b"\x80\x02" + foreign + instructions)
-    with pytest.raises(ValueError, match=r"odd\.ckpt: (no checkpoint|holds a)") as caught:
+    with pytest.raises(ValueError, match=r"odd\.ckpt: (not a checkpoint|holds a)") as caught:
         read_weights(tmp_path / "odd.ckpt")
     assert "\n" not in str(caught.value)
     assert callable(OrderedDict.update)

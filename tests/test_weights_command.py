@@ -12,11 +12,13 @@ from safetensors import safe_open
 from test_weights import Hostile, lightning_checkpoint
 from torch import Tensor, nn
 
-from rescale_app import Rescaler, rescaler
+from rescale_app import Rescaler
 from rescale_app.cli import main
-from rescale_app.weights_command import import_weights, load_weights
+from rescale_app.included_weights import included_weights
+from rescale_app.weight_import import import_weights, load_weights
 from rescale_arch import AIDN, VQGAN, VQIR
-from rescale_arch.official_weights import canonical_weights, swap_color_order
+from rescale_arch.checkpoints import canonical_weights
+from rescale_arch.vqgan.architecture import swap_color_order
 from rescale_data.weight_file import fingerprint, read_weights, save_weights
 
 SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 4, "num_adapt_expert": 2}
@@ -110,8 +112,8 @@ def test_a_key_chooses(tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
     assert main(["weights", "import", str(path), str(target), "--key", "params"]) == 0
     checkpoint = torch.load(path)
-    assert fingerprint(load_weights(target).entries) == fingerprint(checkpoint["params"])
-    assert fingerprint(load_weights(path).entries) == fingerprint(checkpoint["params_ema"])
+    assert fingerprint(load_weights(target).weights) == fingerprint(checkpoint["params"])
+    assert fingerprint(load_weights(path).weights) == fingerprint(checkpoint["params_ema"])
 
 
 def test_bgr_weights_become_rgb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +121,7 @@ def test_bgr_weights_become_rgb(tmp_path: Path, capsys: pytest.CaptureFixture[st
     target = tmp_path / "out.safetensors"
     command = ["weights", "import", str(path), str(target), "--color-order", "bgr"]
     assert main(command) == 0
-    written = load_weights(target).entries
+    written = load_weights(target).weights
     assert fingerprint(written) == fingerprint(swap_color_order(net.state_dict()))
     assert fingerprint(written) != fingerprint(net.state_dict())
     path, _ = released("aidn", tmp_path)
@@ -138,7 +140,7 @@ def test_entries_that_share_memory_are_imported(tmp_path: Path) -> None:
         start += value.numel()
     torch.save(entries, tmp_path / "flat.pth")
     written = import_weights(tmp_path / "flat.pth", tmp_path / "out.safetensors")
-    assert fingerprint(written.entries) == fingerprint(net.state_dict())
+    assert fingerprint(written.weights) == fingerprint(net.state_dict())
 
 
 def broken(kind: str, folder: Path) -> tuple[list[str], str]:
@@ -158,10 +160,13 @@ def broken(kind: str, folder: Path) -> tuple[list[str], str]:
             return [str(path), out], "up_net.head.0.bias (9,) for (8,)"
         case "another network":
             torch.save(nn.Conv2d(3, 3, 3).state_dict(), path)
-            return [str(path), out], "not the weights of an AIDN; present: weight, bias"
+            return (
+                [str(path), out],
+                "not the weights of any known network (AIDN, VQGAN, ",
+            )
         case "unknown keyword":
             torch.save({"params": entries, "config": {"width": 3}}, path)
-            return [str(path), out], "unexpected keyword argument 'width'"
+            return [str(path), out], "AIDN has no keyword width"
         case "no config":
             torch.save({"params": entries, "config": [1]}, path)
             return [str(path), out], "its config is a list"
@@ -169,9 +174,9 @@ def broken(kind: str, folder: Path) -> tuple[list[str], str]:
             return [str(path), out, "--key", "params"], "no entry 'params'; present: epoch"
         case "too large":
             torch.save({**entries, "up_net.head.0.bias": torch.full((8,), 1e6)}, path)
-            return [str(path), out, "--fp16"], "up_net.head.0.bias does not fit into 16 bits"
+            return [str(path), out, "--fp16"], "up_net.head.0.bias exceeds the range of float16"
         case "another suffix":
-            return [str(path), str(folder / "out.pth")], "out.pth: weights are written as"
+            return [str(path), str(folder / "out.pth")], "out.pth: the name must end in"
         case "the source":
             save_weights(out, entries)
             return [out, out], "is the file to import"
@@ -206,7 +211,7 @@ def test_a_hostile_pickle_does_not_run(
     torch.save({"params": Hostile(marker)}, path)
     out = [str(tmp_path / "out.safetensors")] if command == "import" else []
     assert main(["weights", command, str(path), *out]) == 1
-    assert "evil.pth: no checkpoint that can be loaded safely" in capsys.readouterr().err
+    assert "evil.pth: not a checkpoint that can be loaded safely" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["evil.pth"]
 
 
@@ -218,8 +223,8 @@ def test_a_file_that_does_not_read_back_is_removed(
     def wrong(target: str, weights: dict[str, Tensor], *rest: Any) -> None:
         save_weights(target, {**weights, "up_net.head.0.bias": torch.zeros(8)}, *rest)
 
-    monkeypatch.setattr("rescale_app.weights_command.save_weights", wrong)
-    with pytest.raises(OSError, match=r"out\.safetensors: reads back as something else"):
+    monkeypatch.setattr("rescale_app.weight_import.save_weights", wrong)
+    with pytest.raises(OSError, match=r"out\.safetensors: the written file differs"):
         import_weights(path, tmp_path / "out.safetensors")
     assert os.listdir(tmp_path) == [path.name]
 
@@ -247,20 +252,20 @@ def test_shipped_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "network", "parameters", "size", "fingerprint"]
-    assert [line.split()[0] for line in lines] == rescaler.shipped_weights()
+    assert [line.split()[0] for line in lines] == included_weights()
     assert ["(default)" in line for line in lines] == [True] + [False] * (len(lines) - 1)
     assert Rescaler(device="cpu").fingerprint in lines[0]
 
 
 def test_shipped_weights_have_names(capsys: pytest.CaptureFixture[str]) -> None:
-    name = rescaler.shipped_weights()[0]
+    name = included_weights()[0]
     assert main(["weights", "info", name]) == 0
     said = capsys.readouterr().out
     assert Rescaler(name, device="cpu").fingerprint in said
     assert "title:" in said and "data:" in said
     assert main(["weights", "info", "aidn-tiny"]) == 1
     assert (
-        f"aidn-tiny: no such weights file, nor the name of shipped weights (there are: {name}"
+        f"aidn-tiny: no such weights file, and not the name of included weights (available: {name}"
         in (capsys.readouterr().err)
     )
 
@@ -268,9 +273,9 @@ def test_shipped_weights_have_names(capsys: pytest.CaptureFixture[str]) -> None:
 def test_none_may_come_along(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rescale_app.weights_command.shipped_weights", list)
+    monkeypatch.setattr("rescale_app.commands.weights.included_weights", list)
     assert main(["weights", "list"]) == 0
-    assert capsys.readouterr().out == "no weights come with this installation\n"
+    assert capsys.readouterr().out == "this installation includes no weights\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["drop"], ["import", "a.pth"], ["info"]])

@@ -96,7 +96,7 @@ def train_options(lmdb: Path, pictures: Path, **top: Any) -> dict[str, Any]:
 def test_options(pictures: Path, weights: Path, **top: Any) -> dict[str, Any]:
     """Tests ``weights`` on ``pictures`` at a factor and at a pair of factors."""
     return {
-        "name": "judged",
+        "name": "evaluated",
         "model_type": "AIDNModel",
         "num_gpu": 0,
         "manual_seed": 0,

@@ -1,5 +1,5 @@
-"""The papers' formulas written down plainly: oracle of the tests, yardstick of the benchmarks.
+"""Plain implementations of the papers' formulas, as reference for tests and benchmarks.
 
-NCHW and ``nn.Conv2d`` throughout, every intermediate result formed as the formula has it. The
-entries of the state dicts are those of the networks in ``rescale_arch``, whose weights load.
+NCHW and ``nn.Conv2d`` throughout; every intermediate result is computed as in the formulas.
+State-dict entries are those of the networks in ``rescale_arch``, so their weights load.
 """

@@ -1,4 +1,4 @@
-"""AIDN by its formulas (arXiv 2201.12576): one weight matrix for every pixel, explicit grids."""
+"""AIDN as in its formulas (arXiv 2201.12576): a weight matrix per pixel, explicit grids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 
 class PlainAIDN(nn.Module):
-    """AIDN for any scale: arguments, images and sizes as those of :class:`rescale_arch.AIDN`."""
+    """AIDN for any scale, with the arguments and conventions of :class:`rescale_arch.AIDN`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class PlainAIDN(nn.Module):
         return out
 
     def forward(self, hr: Tensor, scale: float | Pair) -> tuple[Tensor, Tensor]:
-        """The round trip of training: (LR image before rounding, restored image)."""
+        """The round trip for training: (LR image before rounding, restored image)."""
         lr = self.downscale(hr, scale)
         return lr, self.upscale(rounded(lr), scale, size=(hr.shape[-2], hr.shape[-1]))
 
@@ -133,7 +133,7 @@ class ScaleAdaption(nn.Module):
 
 
 class ScaleAwareConv(nn.Module):
-    """A 3x3 convolution whose kernel is a mixture of experts chosen by the scale."""
+    """A 3x3 convolution whose kernel is a mixture of experts, routed by the scale."""
 
     def __init__(self, num_feat: int, num_expert: int) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class ScaleAwareConv(nn.Module):
 
 
 class Resampling(nn.Module):
-    """The conditional resampling module (CRM), with its filters formed at every pixel."""
+    """The conditional resampling module (CRM), with explicit filters for every pixel."""
 
     def __init__(self, num_feat: int, num_expert: int) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ def pair(scale: float | Pair) -> Pair:
 def rounded(lr: Tensor) -> Tensor:
     """``round(255 clamp(lr)) / 255``; the gradient is that of ``c - sin(2 pi c) / (4 pi)``.
 
-    The clamping passes gradients as if it were not there.
+    The gradient passes through the clamping unchanged.
     """
     c = lr + (lr.clamp(0, 1) - lr).detach()
     soft = c - torch.sin(2 * math.pi * c) / (4 * math.pi)
@@ -218,7 +218,7 @@ def rounded(lr: Tensor) -> Tensor:
 
 
 def _position(index: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """Where output samples lie: in pixels of the input, and within such a pixel."""
+    """Positions of output samples in input pixels, and their phase within a pixel."""
     at = (index + 0.5) / t
     return at - 0.5, at - torch.floor(at + 1e-3) - 0.5
 

@@ -1,8 +1,8 @@
-"""VQGAN and VQIR by their formulas (arXiv 2012.09841; IEEE TCSVT 2024).
+"""VQGAN and VQIR as in their formulas (arXiv 2012.09841; IEEE TCSVT 2024).
 
-Attention matrices are formed whole, the encoder keeps the activations of every layer as the first
-implementations do, the nearest code comes out of the full matrix of distances, and mixing matrices
-are inverted in every call.
+Attention matrices are stored, the encoder keeps the activations of all layers as the original
+implementation does, the nearest code is determined from the full distance matrix, and the matrices
+of 1x1 convolutions are inverted in every call.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Size = tuple[int, int]
 
 
 class PlainVQIR(nn.Module):
-    """VQIR: arguments, images and sizes as those of :class:`rescale_arch.VQIR`.
+    """VQIR, with the arguments and conventions of :class:`rescale_arch.VQIR`.
 
-    The sides of images are multiples of the factor.
+    The sides of images must be multiples of the factor.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PlainVQIR(nn.Module):
         widths = [ch * factor for factor in ch_mult]
         self.encoder = Encoder(widths, num_res_blocks, z_channels)
         self.decoder = Decoder(widths, num_res_blocks, z_channels)
-        self.quantize = CodeBook(n_embed, embed_dim)
+        self.quantize = VectorQuantizer(n_embed, embed_dim)
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
         self.icrm = FeatureRecovery(embed_dim, factor)
@@ -50,7 +50,7 @@ class PlainVQIR(nn.Module):
         return codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The VQGAN's image of codes: (B, embed_dim, h, w) -> (B, 3, 16 h, 16 w)."""
+        """Decodes codes by the VQGAN: (B, embed_dim, h, w) -> (B, 3, 16 h, 16 w)."""
         out: Tensor = self.decoder(self.post_quant_conv(codes))[0]
         return (out + 1) / 2
 
@@ -69,8 +69,8 @@ class PlainVQIR(nn.Module):
         return (out + 1) / 2
 
 
-class CodeBook(nn.Module):
-    """The nearest code in place of every vector."""
+class VectorQuantizer(nn.Module):
+    """Replaces every vector by the nearest code."""
 
     def __init__(self, n_embed: int, embed_dim: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class CodeBook(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, and the way to the next."""
+    """The blocks of one resolution, and the resampling to the next."""
 
     def __init__(self, before: int, width: int, blocks: int, attends: bool) -> None:
         super().__init__()
@@ -264,49 +264,53 @@ def swish(x: Tensor) -> Tensor:
 
 
 class FeatureRecovery(nn.Module):
-    """Codes to an LR image around [-1, 1]; ``reverse`` the other way."""
+    """Codes to an LR image around [-1, 1]; ``reverse`` is the opposite direction."""
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
         width = channels
-        steps: list[nn.Module] = [Coupling(width) for _ in range(3)]
+        steps: list[nn.Module] = [AffineCoupling(width) for _ in range(3)]
 
         def halve(width: int) -> list[nn.Module]:
             half = width // 2
             hidden = half if factor == 32 else half // 2
-            return [Projection(width, half), Mix(half), Attend(half, hidden)]
+            return [
+                Projection(width, half),
+                InvertibleConv1x1(half),
+                SpatialAttention(half, hidden),
+            ]
 
         def rounds(count: int) -> None:
             nonlocal width
             for _ in range(count):
                 steps.extend(halve(width))
                 width //= 2
-                steps.extend(Coupling(width) for _ in range(3))
+                steps.extend(AffineCoupling(width) for _ in range(3))
 
         rounds(4)
         if factor == 32:
             steps.append(Haar(width))
             width *= 4
-            steps.append(Mix(width))
-            steps.extend(Coupling(width) for _ in range(3))
+            steps.append(InvertibleConv1x1(width))
+            steps.extend(AffineCoupling(width) for _ in range(3))
             rounds(2)
         self.operations = nn.ModuleList(steps)
         self.inpfeat_extraction = nn.ModuleList([*halve(width), Projection(width // 2, 3)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Towards the LR image."""
+        """Codes to LR image."""
         for step in (*self.operations, *self.inpfeat_extraction):
             x = step(x)
         return x
 
     def reverse(self, y: Tensor) -> Tensor:
-        """From the LR image."""
+        """LR image to codes."""
         for step in reversed((*self.operations, *self.inpfeat_extraction)):
             y = step.reverse(y)
         return y
 
 
-class Coupling(nn.Module):
+class AffineCoupling(nn.Module):
     """y1 = x1 e(G2(x2)) + H2(x2), y2 = x2 e(G1(y1)) + H1(y1); e(g) = exp(2 sigmoid(g) - 1)."""
 
     def __init__(self, channels: int) -> None:
@@ -343,8 +347,8 @@ class CouplingNet(nn.Module):
         return out
 
 
-class Mix(nn.Module):
-    """Every pixel times a matrix; in reverse times its inverse."""
+class InvertibleConv1x1(nn.Module):
+    """Multiplies every pixel by a matrix, in reverse by its inverse."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -361,7 +365,7 @@ class Mix(nn.Module):
 
 
 class Projection(nn.Module):
-    """A 1x1 convolution to fewer channels, and one back."""
+    """A 1x1 convolution to fewer channels, and another one in reverse."""
 
     def __init__(self, channels: int, kept: int) -> None:
         super().__init__()
@@ -379,8 +383,8 @@ class Projection(nn.Module):
         return out
 
 
-class Attend(nn.Module):
-    """``a(x) sigmoid(b(x)) + x``, with weights of its own each way."""
+class SpatialAttention(nn.Module):
+    """``a(x) sigmoid(b(x)) + x``, with separate weights for the two directions."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -474,7 +478,7 @@ class Refinement(nn.Module):
         for level, feature in zip(self.refine, finer, strict=True):
             assert isinstance(level, RefinedLevel)
             refined = level.rfb(x)
-            level.img_out(refined)  # the image of this level, which training compares
+            level.img_out(refined)  # the image of this level, which is used in training
             x = feature * torch.sigmoid(level.attn_out(refined))
         out: Tensor = self.refine_out(x)
         return out
@@ -491,7 +495,7 @@ class RefinedLevel(nn.Module):
 
 
 class Strips(nn.Module, ABC):
-    """Strip attention (Stripformer, ECCV 2022): rows in one half of the channels, columns."""
+    """Strip attention (Stripformer, ECCV 2022): half of the channels by rows, half by columns."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -521,7 +525,7 @@ class Strips(nn.Module, ABC):
 
 
 class Intra(Strips):
-    """Pixels attend to those of their row."""
+    """Pixels attend to the pixels of their row."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -541,7 +545,7 @@ class Intra(Strips):
 
 
 class Inter(Strips):
-    """Whole rows attend to one another; their values are taken channel by channel."""
+    """Whole rows attend to one another; their values are ordered channel by channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -561,7 +565,7 @@ class Inter(Strips):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention by the formula: (.., tokens, n) -> the same."""
+    """Plain attention: (.., tokens, n) -> the same."""
     scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
     return torch.softmax(scores, -1) @ v
 

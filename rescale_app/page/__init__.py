@@ -1,1 +1,1 @@
-"""The inspection page: ``rescale demo``."""
+"""The web page of ``rescale demo``."""

@@ -1,4 +1,4 @@
-"""The page itself, as a Gradio application."""
+"""The web page as a Gradio application."""
 
 from __future__ import annotations
 
@@ -7,38 +7,39 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rescale_compat.errors import RescaleError
+
 import gradio as gr
 
+from rescale_app.html.components import notice, script, style
 from rescale_app.page import results, round_trip
-from rescale_app.page.results import NETWORKS
-from rescale_app.page.widget import notice, script, style
 from rescale_app.page.workspace import Workspace
-from rescale_app.rescaler import Progress, Rescaler
+from rescale_app.rescaler import OnProgress, Rescaler
 from rescale_data.image_file import IMAGE_SUFFIXES
 
 BY_SCALE, BY_SIDE = "Scale", "Longest side"
 _TITLE = "Rescale"
 _HEADER = (
-    "<header class='rescale-header'><h1>Rescale</h1><p>Shrink a picture so that it can be "
-    "restored. The small one is an ordinary picture; what restoring needs is hidden in it."
+    "<header class='rescale-header'><h1>Rescale</h1><p>Downscale an image so that it can be "
+    "restored. The small image looks ordinary; the information for restoring is hidden in it."
     "</p></header>"
 )
-_EMPTY = "<p class='rescale-empty'>Drop a picture on the left, or take a sample.</p>"
+_EMPTY = "<p class='rescale-empty'>Drop an image on the left, or select a sample.</p>"
 _EMPTY_LR = (
-    "<p class='rescale-empty'>Drop a small picture here that was made on this page or by "
-    "<code>rescale down</code>. It tells by itself how to restore it.</p>"
+    "<p class='rescale-empty'>Drop a small image that was created on this page or by "
+    "<code>rescale down</code>. The file contains all that is needed to restore it.</p>"
 )
-# Fonts that the machine has: the theme's own come from elsewhere.
+# System fonts: those of the theme would be downloaded.
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 _MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
 class Handlers:
-    """What happens when something is dropped or moved.
+    """Event handlers of the page.
 
     Args:
         rescalers: name of weights -> the network with them.
-        workspace: where files go.
+        workspace: folder for the files of visitors.
     """
 
     def __init__(self, rescalers: Mapping[str, Rescaler], workspace: Workspace) -> None:
@@ -54,26 +55,26 @@ class Handlers:
         weights: str,
         quality: int,
         request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  so Gradio finds it
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  how Gradio detects it
     ) -> str:
-        """The round trip of the picture ``file`` as HTML, or what is wrong."""
+        """Returns the round trip of the image ``file`` as HTML, or an error message."""
         if file is None:
             return _EMPTY
         if by == BY_SIDE and not longest:
-            return notice("Say how long the longest side shall be.", "hint")
+            return notice("Enter the length of the longest side.", "hint")
         source = Path(file)
         rescaler = self.rescalers[weights]
         folder = self.workspace.fresh(_visitor(request), "shrink")
         try:
             target: float | round_trip.LongestSide | None = scale
-            if rescaler.method.name != "aidn":
+            if rescaler.architecture.fixed_scale:
                 target = None
             elif by == BY_SIDE and longest:
                 target = round_trip.LongestSide(round(longest))
             trip = round_trip.make_round_trip(
                 source, rescaler, target, int(quality), folder, _steps(progress)
             )
-        except (ValueError, OSError, MemoryError) as error:
+        except (RescaleError, OSError, MemoryError) as error:
             return notice(_message(error, source))
         return results.round_trip_html(trip)
 
@@ -83,44 +84,44 @@ class Handlers:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
-        """The picture restored from the LR picture ``file`` as HTML, or what is wrong."""
+        """Returns the image restored from the LR image ``file`` as HTML, or an error message."""
         if file is None:
             return _EMPTY_LR
         source = Path(file)
         folder = self.workspace.fresh(_visitor(request), "restore")
         try:
             restored = round_trip.restore(source, self.rescalers, folder, _steps(progress))
-        except (ValueError, OSError, MemoryError) as error:
+        except (RescaleError, OSError, MemoryError) as error:
             return notice(_message(error, source))
         return results.restored_html(restored)
 
     def leave(self, request: gr.Request) -> None:
-        """Removes the files of a visitor who has gone."""
+        """Removes the files of a visitor who has left."""
         self.workspace.forget(_visitor(request))
 
 
 def build(
     rescalers: Mapping[str, Rescaler], workspace: Workspace, samples: Mapping[str, Path]
 ) -> gr.Blocks:
-    """Puts the page together.
+    """Builds the page.
 
     Args:
         rescalers: name of weights -> the network with them; at least one.
-        workspace: where files go.
-        samples: name -> picture to try things with.
+        workspace: folder for the files of visitors.
+        samples: name -> sample image.
     """
     handlers = Handlers(rescalers, workspace)
     choices = [
-        (f"{NETWORKS[rescaler.method.name]}: {name}", name) for name, rescaler in rescalers.items()
+        (f"{rescaler.architecture.title}: {name}", name) for name, rescaler in rescalers.items()
     ]
-    pictures = [*IMAGE_SUFFIXES]
+    suffixes = [*IMAGE_SUFFIXES]
     with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
         gr.HTML(_HEADER)
         with gr.Tabs():
-            with gr.Tab("Shrink and compare"), gr.Row():
+            with gr.Tab("Downscale and compare"), gr.Row():
                 with gr.Column(scale=1, min_width=270, elem_classes="rescale-controls"):
                     picture = gr.File(
-                        label="Picture", file_types=pictures, height=140, elem_id="picture"
+                        label="Image", file_types=suffixes, height=140, elem_id="picture"
                     )
                     with gr.Row(elem_classes="rescale-samples"):
                         buttons = {
@@ -131,13 +132,13 @@ def build(
                         choices, value=choices[0][1], label="Network and weights", elem_id="weights"
                     )
                     by = gr.Radio(
-                        [BY_SCALE, BY_SIDE], value=BY_SCALE, label="Shrink by", elem_id="by"
+                        [BY_SCALE, BY_SIDE], value=BY_SCALE, label="Downscale by", elem_id="by"
                     )
                     scale = gr.Slider(
                         1.1, 4, value=2.5, step=0.01, label="Scale", elem_id="scale", buttons=[]
                     )
                     longest = gr.Number(
-                        label="Longest side of the small picture, pixels",
+                        label="Longest side of the small image, pixels",
                         precision=0,
                         minimum=1,
                         visible=False,
@@ -149,8 +150,8 @@ def build(
                         value=90,
                         step=1,
                         label="JPEG quality",
-                        info="The small picture also goes through a JPEG file: what survives? The "
-                        "weights aidn-plus are made for it.",
+                        info="The small image is also stored as a JPEG file and restored from it. "
+                        "The weights aidn-plus are trained for this.",
                         elem_id="quality",
                         buttons=[],
                     )
@@ -159,14 +160,14 @@ def build(
             with gr.Tab("Restore"), gr.Row():
                 with gr.Column(scale=1, min_width=270, elem_classes="rescale-controls"):
                     small = gr.File(
-                        label="Small picture", file_types=pictures, height=140, elem_id="small"
+                        label="Small image", file_types=suffixes, height=140, elem_id="small"
                     )
                 with gr.Column(scale=3, min_width=320):
                     restored = gr.HTML(_EMPTY_LR, elem_id="restored", min_height=260)
 
         def controls(name: str, how: str) -> tuple[dict[str, Any], ...]:
-            """VQIR has a factor of its own."""
-            free = rescalers[name].method.name == "aidn"
+            """Hides the scale for a network with a fixed factor."""
+            free = rescalers[name].architecture.fixed_scale is None
             return (
                 gr.update(visible=free),
                 gr.update(visible=free and how == BY_SCALE),
@@ -182,7 +183,7 @@ def build(
             show_progress="hidden",
             api_visibility="private",
         )
-        # One computation at a time, and of many moves of a slider the last one.
+        # One computation at a time; of several slider events, only the last one is handled.
         settings: dict[str, Any] = {
             "concurrency_limit": 1,
             "concurrency_id": "network",
@@ -214,7 +215,7 @@ def build(
 
 
 def appearance() -> dict[str, Any]:
-    """Theme, CSS and scripts, as keywords of ``launch``."""
+    """Theme, CSS and scripts, as keyword arguments of ``launch``."""
     own_style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     theme = gr.themes.Base(
         primary_hue="teal",
@@ -230,11 +231,11 @@ def appearance() -> dict[str, Any]:
     }
 
 
-def _steps(progress: gr.Progress) -> Progress:
-    def tell(text: str, done: float) -> None:
+def _steps(progress: gr.Progress) -> OnProgress:
+    def report(text: str, done: float) -> None:
         progress(done, desc=text)
 
-    return tell
+    return report
 
 
 def _visitor(request: gr.Request) -> str:
@@ -242,7 +243,7 @@ def _visitor(request: gr.Request) -> str:
 
 
 def _message(error: Exception, source: Path) -> str:
-    """One line that names the file as the visitor knows it."""
+    """The error in one line, with the name of the uploaded file."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = text.replace(str(source), source.name)
     return text if source.name in text else f"{source.name}: {text}"

@@ -1,4 +1,4 @@
-"""What the page computes: round trips, and LR files that are restored."""
+"""Computations of the page: round trips, and restoring LR files."""
 
 from __future__ import annotations
 
@@ -10,39 +10,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rescale_app.page.error_map import error_levels, error_picture
-from rescale_app.rescaler import (
-    Comparison,
-    LRImage,
-    Progress,
-    Quality,
-    Rescaler,
-    RescaleWarning,
-    picture_quality,
-)
+from rescale_compat.errors import RescaleError
+
+from rescale_app.html.error_levels import error_image, error_levels
+from rescale_app.lr_image import LRImage
+from rescale_app.quality import Comparison, Quality, image_quality
+from rescale_app.rescaler import OnProgress, Rescaler, RescaleWarning
 from rescale_arch.scales import MAX_SCALE
 from rescale_data.image_file import LRInfo, read_image, read_info, write_file, write_image
 
 
 @dataclass(frozen=True)
 class LongestSide:
-    """How long the longest side of the LR picture shall be, in pixels."""
+    """Requested length of the longest side of the LR image, in pixels."""
 
     pixels: int
 
 
 @dataclass(frozen=True, eq=False)
 class RoundTrip:
-    """A picture there and back, and the files that show it.
+    """The round trip of an image, and its files.
 
     Attributes:
-        comparison: by way of a PNG file, beside bicubic.
-        jpeg: how the picture fares whose LR image went through a JPEG file.
+        comparison: through a PNG file, compared with bicubic interpolation.
+        jpeg: quality of the image restored from a JPEG file.
         bicubic_jpeg: the same for bicubic.
-        jpeg_quality: of these files.
+        jpeg_quality: quality of the JPEG files, 1 to 100.
         hr_file: the original as 8-bit PNG.
-        lr_file: the LR picture as PNG, which can be restored.
-        jpeg_file: the LR picture as JPEG, which can be restored.
+        lr_file: the LR image as PNG, which can be restored.
+        jpeg_file: the LR image as JPEG, which can be restored.
         views: further PNG files: ``restored``, ``jpeg``, ``bicubic``, ``errors`` (of ``restored``),
             ``jpeg_errors`` and ``bicubic_errors``.
     """
@@ -59,16 +55,16 @@ class RoundTrip:
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """A picture restored from its LR file.
+    """An image restored from its LR file.
 
     Attributes:
-        info: what the file carried.
+        info: the record stored in the file.
         lr_size: (h, w).
         weights: name of the weights that restored it.
-        file: the restored picture, PNG.
-        lr_file: the LR picture as it was read, PNG.
-        warning: why the result is likely to be poor; empty where nothing speaks for it.
-        seconds: time that it took.
+        file: the restored image, PNG.
+        lr_file: the LR image as it was read, PNG.
+        warning: why the result is likely to be poor; empty if it is not.
+        seconds: time for restoring.
     """
 
     info: LRInfo
@@ -81,19 +77,19 @@ class Restored:
 
 
 def scale_for_longest(size: tuple[int, int], longest: int) -> float:
-    """The scale that brings a picture's longest side to ``longest`` pixels.
+    """The scale that downscales the longest side of an image to ``longest`` pixels.
 
     Args:
         size: (H, W).
         longest: pixels.
 
     Raises:
-        ValueError: the picture is not larger, or more than 4 times as large.
+        ValueError: the image is not larger, or more than 4 times as large.
     """
     scale = max(size) / longest if longest >= 1 else float("inf")
     if not 1 < scale <= MAX_SCALE:
         least, most = -(-max(size) // int(MAX_SCALE)), max(size) - 1
-        raise ValueError(
+        raise RescaleError(
             f"the longest side is {max(size)} pixels now: it can become {least} to {most}, "
             f"not {longest}"
         )
@@ -106,23 +102,23 @@ def make_round_trip(
     target: float | LongestSide | None,
     quality: int,
     folder: Path,
-    progress: Progress,
+    progress: OnProgress,
 ) -> RoundTrip:
-    """Downscales and restores a picture by way of a PNG and of a JPEG file, and by bicubic.
+    """Downscales and restores an image through PNG and JPEG, by a network and by bicubic.
 
     Args:
-        source: picture file.
-        rescaler: which network does it.
-        target: factor, or what it shall bring; None for a network that has a factor of its own.
-        quality: of the JPEG, 1 to 100.
-        folder: the files go there.
-        progress: is told how far it is.
+        source: image file.
+        rescaler: the network.
+        target: factor, or longest side; None for a network with a fixed factor.
+        quality: JPEG quality, 1 to 100.
+        folder: where the files are written.
+        progress: called with the progress.
 
     Raises:
-        ImageFileError: the file is no picture.
-        ValueError: the picture is too small, or the factor out of range.
+        ImageFileError: the file is not an image.
+        ValueError: the image is too small, or the factor out of range.
     """
-    progress("Reading the picture", 0.02)
+    progress("Reading the image", 0.02)
     image = read_image(source)
     if isinstance(target, LongestSide):
         scale: float | None = scale_for_longest((image.shape[0], image.shape[1]), target.pixels)
@@ -156,13 +152,13 @@ def make_round_trip(
     for name, pixels in shown.items():
         errors = "errors" if name == "restored" else f"{name}_errors"
         views[errors] = folder / f"{errors}.png"
-        write_file(views[errors], error_picture(error_levels(hr, pixels)))
+        write_file(views[errors], error_image(error_levels(hr, pixels)))
     hr_file = folder / "original.png"
     write_image(hr_file, hr)
     return RoundTrip(
         comparison=comparison,
-        jpeg=picture_quality(hr, from_jpeg, border),
-        bicubic_jpeg=picture_quality(hr, bicubic_from_jpeg, border),
+        jpeg=image_quality(hr, from_jpeg, border),
+        bicubic_jpeg=image_quality(hr, bicubic_from_jpeg, border),
         jpeg_quality=quality,
         hr_file=hr_file,
         lr_file=lr_file,
@@ -172,28 +168,28 @@ def make_round_trip(
 
 
 def restore(
-    source: Path, rescalers: Mapping[str, Rescaler], folder: Path, progress: Progress
+    source: Path, rescalers: Mapping[str, Rescaler], folder: Path, progress: OnProgress
 ) -> Restored:
-    """Restores an LR file by what it carries, with the weights that made it if they are there.
+    """Restores an LR file using its record, with the weights that created it if available.
 
     Args:
         source: LR file.
         rescalers: name of weights -> the network with them.
-        folder: the files go there.
-        progress: is told how far it is.
+        folder: where the files are written.
+        progress: called with the progress.
 
     Raises:
-        ImageFileError: the file is no picture.
-        ValueError: it carries nothing, or something malformed, or another network made it.
+        ImageFileError: the file is not an image.
+        ValueError: the record is missing or malformed, or names a network that is not loaded.
     """
-    progress("Reading the picture", 0.02)
+    progress("Reading the image", 0.02)
     info, pixels = read_info(source), read_image(source)
     if info is None:
-        raise ValueError(
-            f"{source.name} carries no record of how it was made, so it cannot be restored: either "
-            "it is no LR picture of this program, or the record was stripped on the way, as many "
-            "platforms do. Where scale and original size are known, `rescale up -s SCALE --size "
-            "WxH` restores it"
+        raise RescaleError(
+            f"{source.name} contains no record of its scale and original size, so it cannot be "
+            "restored: either it was not created by this program, or a platform has stripped the "
+            "record. If scale and original size are known, `rescale up -s SCALE --size WxH` "
+            "restores it"
         )
     name, rescaler = _rescaler_for(info, rescalers, source.name)
     progress(f"Restoring with {name}", 0.1)
@@ -203,7 +199,7 @@ def restore(
         with _tiles_told(rescaler, progress, {"Restoring": (0.1, 0.9)}):
             restored = rescaler.upscale(LRImage(pixels, info))
     seconds = time.perf_counter() - start
-    progress("Writing the picture", 0.9)
+    progress("Writing the image", 0.9)
     file, lr_file = folder / f"{source.stem}-restored.png", folder / "lr.png"
     write_image(file, restored)
     write_image(lr_file, pixels, info=info)
@@ -220,11 +216,11 @@ def restore(
 
 @contextmanager
 def _tiles_told(
-    rescaler: Rescaler, progress: Progress, spans: Mapping[str, tuple[float, float]]
+    rescaler: Rescaler, progress: OnProgress, spans: Mapping[str, tuple[float, float]]
 ) -> Iterator[None]:
-    """Passes what tiles tell on to ``progress``; each step takes its span of the whole.
+    """Reports the progress of tiles to ``progress``; ``spans`` maps steps to parts of the total.
 
-    A rescaler computes one picture at a time here, so that it can be told for this one.
+    This sets ``rescaler.progress``, which is safe since images are computed one at a time.
     """
 
     def tell(step: str, done: float) -> None:
@@ -248,16 +244,16 @@ def scale_text(info: LRInfo) -> str:
 def _rescaler_for(
     info: LRInfo, rescalers: Mapping[str, Rescaler], file: str
 ) -> tuple[str, Rescaler]:
-    """The weights that made the file, else others of its network."""
+    """The weights that created the file, or else others of its network."""
     of_network = [
         (name, rescaler)
         for name, rescaler in rescalers.items()
-        if rescaler.method.name == info.network
+        if rescaler.architecture.name == info.network
     ]
     if not of_network:
-        raise ValueError(
-            f"{file} was made by the network {info.network!r} with the weights {info.weights}: "
-            f"none of its weights are loaded (there are: {', '.join(rescalers)}). Start the page "
-            "with --weights FILE"
+        raise RescaleError(
+            f"{file} was created by the network {info.network!r} with the weights {info.weights}: "
+            f"no weights of this network are loaded (loaded: {', '.join(rescalers)}). Start "
+            "the page with --weights FILE"
         )
     return next((pair for pair in of_network if pair[1].fingerprint == info.weights), of_network[0])

@@ -1,4 +1,4 @@
-"""The page's files: a folder for each visitor, gone when the visitor or the page is."""
+"""Temporary files of the page: folders for each visitor, removed when the visitor leaves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from threading import Lock
 class Workspace:
     """A temporary folder with folders for visitors.
 
-    Use it as a context manager: at the end everything is removed.
+    A context manager: everything is removed on exit.
 
     Attributes:
         root: the folder.
-        uploads: the folder in it where uploaded files go.
+        uploads: its subfolder for uploaded files.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Workspace:
         self._temporary.cleanup()
 
     def fresh(self, visitor: str, purpose: str) -> Path:
-        """An empty folder; the one that the visitor had for this purpose is removed."""
+        """Creates an empty folder; the visitor's previous one for this purpose is removed."""
         folder = Path(tempfile.mkdtemp(dir=self.root))
         with self._lock:
             before = self._folders.get((visitor, purpose))

@@ -1,4 +1,4 @@
-"""The original pictures of a test run, from where its data sets were or from given folders."""
+"""The original images of a test run, from its datasets or from given folders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from rescale_compat.errors import RescaleError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +19,12 @@ Pixels = NDArray[np.uint8]
 
 
 class Originals:
-    """The originals of a data set, read one at a time and cropped as for the test.
+    """The originals of a dataset, read one at a time and cropped as for the test.
 
-    Going through them comes first; after that, each can be had by its name.
+    Access by name is possible after iterating over them once.
 
     Args:
-        dataset: reads them.
+        dataset: the dataset.
     """
 
     def __init__(self, dataset: HRImageDataset) -> None:
@@ -31,10 +33,10 @@ class Originals:
         self._at: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Pixels]]:
-        """Yields name and picture, (H, W, 3) RGB.
+        """Yields name and image, (H, W, 3) RGB.
 
         Raises:
-            OSError: a picture is broken.
+            OSError: an image is broken.
         """
         for index in range(len(self._dataset)):
             sample = self._dataset[index]
@@ -50,17 +52,17 @@ class Originals:
 
 
 def find(results: Results, set_name: str, folders: Sequence[Path]) -> Originals:
-    """The originals of a data set.
+    """Finds the originals of a dataset.
 
     Args:
         results: of the test.
-        set_name: of the data set.
-        folders: take the place of that in the options, if there are any: the pictures' folder, or
-            one in which it is ``<set>/HR`` or ``<set>``.
+        set_name: name of the dataset.
+        folders: replace the folder in the options, if not empty: the folder of the images, or one
+            that contains it as ``<set>/HR`` or ``<set>``.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it has no pictures.
-        ValueError: the options of the data set do not fit.
+        FileNotFoundError: there is no such folder, or it has no images.
+        ValueError: the options of the dataset are invalid.
     """
     options = _dataset_options(results, set_name)
     within = [Path(set_name, "HR"), Path(set_name)]
@@ -68,7 +70,7 @@ def find(results: Results, set_name: str, folders: Sequence[Path]) -> Originals:
         places = [folder / part for folder in folders for part in (*within, Path())]
         options.pop("io_backend", None)
     else:
-        # BasicSR ran in the folder that has `results` in it
+        # BasicSR ran in the folder that contains `results`
         run_in = Path(results.options["path"]["results_root"]).parents[1]
         root = run_in / str(options.get("dataroot_gt"))
         places = [root / part for part in within] if results.is_benchmark else [root]
@@ -80,10 +82,11 @@ def find(results: Results, set_name: str, folders: Sequence[Path]) -> Originals:
 
 def _dataset_options(results: Results, set_name: str) -> dict[str, Any]:
     for options in results.options["datasets"].values():
-        # a benchmark has one data set, of several sets
+        # a benchmark has one dataset, which consists of several sets
         if results.is_benchmark or options["name"] == set_name:
-            return {key: value for key, value in options.items() if key in HRImageDataset.OPTIONS}
-    raise ValueError(f"{results.folder}: its options have no data set {set_name}")
+            known = HRImageDataset.OPTIONS.model_fields
+            return {key: value for key, value in options.items() if key in known}
+    raise RescaleError(f"{results.folder}: its options have no dataset {set_name}")
 
 
 def _pixels(sample: Sample) -> Pixels:

@@ -1,4 +1,4 @@
-"""PSNR over the scale, as SVG that takes its colours from the page."""
+"""PSNR over the scale, as SVG that inherits its colours from the page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from rescale_app.report.results import Results, factor, psnrs
 
 _INCHES = (4.8, 3.4)
-_INK = "#010203"  # stands for the page's colour of text
-# HTML needs no names of namespaces; styles and most ids would be those of the whole page
+_INK = "#010203"  # placeholder for the text colour of the page
+# HTML needs no namespaces; styles and most ids would affect the whole page
 _SURPLUS = (
     r"<metadata>.*?</metadata>|<style.*?</style>"
     r"| xmlns(?::\w+)?=\"[^\"]*\"| id=\"[\w.]+_\d+\""
@@ -24,9 +24,9 @@ _Points = list[tuple[float, float]]
 
 
 def plots(results: Results) -> Iterator[str]:
-    """An SVG element for each data set and, of a benchmark, each kind of LR file.
+    """Yields an SVG element for each dataset and, in a benchmark, each kind of LR file.
 
-    Nothing where there is one scale only, or no PSNR.
+    Yields nothing if there is only one scale, or no PSNR.
     """
     scales = sorted(results.values("scale"), key=factor)
     metrics = psnrs(results.metrics, ("hr",) if results.is_benchmark else ("hr", "bicubic"))
@@ -60,7 +60,7 @@ def _plot(title: str, label: str, scales: Sequence[str], curves: Mapping[str, _P
             axes.plot(*zip(*points, strict=True), "o-", ms=4, color=color, label=name)
         axes.grid(alpha=0.18, color=_INK)
         axes.spines[["top", "right"]].set_visible(False)
-        # of a pair the geometric mean, with the pair written there
+        # a pair is at its geometric mean, labelled with both factors
         axes.set_xticks([factor(scale) for scale in scales], [s.removeprefix("x") for s in scales])
         axes.set_title(title)
         axes.set_xlabel("scale")

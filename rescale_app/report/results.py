@@ -1,4 +1,4 @@
-"""What ``rescale test`` leaves in its folder: figures, names of pictures, and the options."""
+"""Reads the results of ``rescale test``: metrics, files of images, and options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rescale_compat.errors import RescaleError
+
 BICUBIC = "bicubic"
-"""The method of a benchmark that is there for comparison."""
+"""The baseline method of a benchmark."""
 
 _Place = tuple[str, str, str, str]
 
@@ -23,17 +25,17 @@ _BENCHMARK = "benchmark.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a picture came out at a scale.
+    """The result for an image at a scale.
 
     Attributes:
-        set: name of the data set.
-        image: name of the picture in it.
+        set: name of the dataset.
+        image: name of the image in it.
         scale: label, as ``x2.5``, or ``x1.5x3`` for a pair (vertical, horizontal).
         method: name of the network or of its weights.
-        lr_file: of a benchmark, the kind of file that the LR picture went through; otherwise empty.
+        lr_file: in a benchmark, the kind of file that the LR image was stored in; otherwise empty.
         figures: metric -> value.
-        lr: file of the LR picture, where it was saved.
-        restored: file of the restored picture, where it was saved.
+        lr: file of the LR image, if it was saved.
+        restored: file of the restored image, if it was saved.
     """
 
     set: str
@@ -47,7 +49,7 @@ class Outcome:
 
     @property
     def variant(self) -> str:
-        """Method and, where there are several, kind of LR file."""
+        """Method and, in a benchmark, kind of LR file."""
         return f"{self.method}, {self.lr_file}" if self.lr_file else self.method
 
 
@@ -56,12 +58,12 @@ class Results:
     """The results of a test run.
 
     Attributes:
-        folder: where they are.
-        options: those of the run.
-        date: of the test.
-        outcomes: all of them, set by set and picture by picture.
-        costs: of a benchmark, method -> what it took.
-        conditions: how that was measured.
+        folder: folder of the results.
+        options: options of the run.
+        date: date of the test.
+        outcomes: all results, set by set and image by image.
+        costs: in a benchmark, method -> time and memory.
+        conditions: how these were measured.
     """
 
     folder: Path
@@ -89,16 +91,16 @@ class Results:
 
     @cached_property
     def main_metric(self) -> str | None:
-        """The first PSNR of restored pictures, if any."""
+        """The first PSNR of restored images, if any."""
         return next(iter(psnrs(self.metrics, ("hr",))), None)
 
     def rank(self, outcome: Outcome) -> float:
-        """The main metric of an outcome; without one, all are equal."""
+        """The main metric of an outcome; 0 without one."""
         return outcome.figures[self.main_metric] if self.main_metric else 0
 
     @cached_property
     def means(self) -> dict[_Place, dict[str, float]]:
-        """(set, LR file, method, scale) -> metric -> mean over the pictures."""
+        """(set, LR file, method, scale) -> metric -> mean over the images."""
         groups: dict[_Place, list[Outcome]] = {}
         for outcome in self.outcomes:
             place = (outcome.set, outcome.lr_file, outcome.method, outcome.scale)
@@ -112,28 +114,28 @@ class Results:
         }
 
     def values(self, attribute: str) -> list[str]:
-        """The values of an attribute of the outcomes, each once."""
+        """The distinct values of an attribute of the outcomes, in order."""
         return distinct(getattr(outcome, attribute) for outcome in self.outcomes)
 
 
 def load(folder: Path) -> Results:
-    """Reads the figures of a test run, and finds its pictures.
+    """Reads the metrics of a test run and finds its images.
 
     Args:
         folder: ``results/<name>``.
 
     Raises:
-        FileNotFoundError: no such folder, or it does not hold what a test run leaves.
-        ValueError: a file in it is not what a test run writes.
+        FileNotFoundError: the folder does not exist or holds no results of a test run.
+        ValueError: a file in it was not written by a test run.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     tables = sorted(folder.glob(_TEST)) or sorted(folder.glob(_BENCHMARK))
     if not tables:
         raise FileNotFoundError(
-            f"{folder}: holds no results of `rescale test`: there is no {_TEST}, nor {_BENCHMARK}"
+            f"{folder}: holds no results of `rescale test`: neither {_TEST} nor {_BENCHMARK} exists"
         )
-    options = _read_options(tables[0].with_name(_OPTIONS))  # the same beside each
+    options = _read_options(tables[0].with_name(_OPTIONS))  # the same in each folder
     outcomes: list[Outcome] = []
     content: dict[str, Any] = {}
     for table in tables:
@@ -152,7 +154,7 @@ def load(folder: Path) -> Results:
 
 
 def distinct(values: Iterable[str]) -> list[str]:
-    """Each value once, in order."""
+    """The distinct values, in order."""
     return list(dict.fromkeys(values))
 
 
@@ -166,7 +168,7 @@ def psnrs(metrics: Mapping[str, Mapping[str, Any]], images: Iterable[str]) -> li
 
 
 def factor(scale: str) -> float:
-    """The number that a scale's label stands for; of a pair the geometric mean."""
+    """The factor that a scale's label represents; for a pair, the geometric mean."""
     numbers = [float(number) for number in scale.removeprefix("x").split("x")]
     return math.prod(numbers) ** (1 / len(numbers))
 
@@ -177,7 +179,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         text = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: is not what `rescale test` writes ({text})") from error
+        raise RescaleError(f"{path}: was not written by `rescale test` ({text})") from error
 
 
 def _of_test(table: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> Outcome:
@@ -207,7 +209,7 @@ def _of_benchmark(table: Path, row: Mapping[str, Any], options: Mapping[str, Any
 
 
 def _saved(folder: Path, stem: str, options: Mapping[str, Any]) -> tuple[Path, Path]:
-    """The files of the LR and of the restored picture."""
+    """The files of the LR and of the restored image."""
     suffix = options["val"].get("suffix")
     ending = f"_{suffix}.png" if suffix else ".png"
     return folder / f"{stem}_lr{ending}", folder / f"{stem}_hr{ending}"
@@ -222,5 +224,5 @@ def _read_options(path: Path) -> dict[str, Any]:
         options: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = {"date", "name", "datasets", "path", "val"} - options.keys()
         if missing or not options["val"].get("metrics") or "results_root" not in options["path"]:
-            raise ValueError("options are missing")
+            raise RescaleError("options are missing")
     return options

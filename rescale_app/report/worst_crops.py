@@ -1,4 +1,4 @@
-"""The places that came out worst."""
+"""The crops with the largest errors."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from rescale_app.report.results import Outcome
 
 SIZE = 96
-"""Side of a crop in pixels; smaller pictures are a crop as they are."""
+"""Side of a crop in pixels; smaller images are a single crop."""
 
 _STEP = 24
 
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A place in a picture.
+    """A crop of an image and its restored version.
 
     Attributes:
-        error: mean squared error there, of 8-bit levels.
-        outcome: what it is a crop of.
+        error: mean squared error of the crop, in 8-bit levels.
+        outcome: the result that it is cropped from.
         top: first row.
         left: first column.
         original: (h, w, 3) RGB.
@@ -44,7 +44,7 @@ class Crop:
         return 10 * math.log10(255**2 / self.error)
 
     def overlaps(self, other: Crop) -> bool:
-        """Whether the two share pixels, be they of one picture."""
+        """Whether the two share pixels, assuming that they are of the same image."""
         height: int = self.original.shape[0]
         width: int = self.original.shape[1]
         return abs(self.top - other.top) < height and abs(self.left - other.left) < width
@@ -58,11 +58,11 @@ def worst_crops(
     Args:
         original: (H, W, 3) RGB.
         restored: the same shape.
-        outcome: what they are of.
-        most: number of crops; there are less where the picture is small or without errors.
+        outcome: the result that they are cropped from.
+        most: maximum number of crops; fewer are returned for small images and few errors.
     """
     difference = original.astype(np.float32) - restored
-    sums = cv2.integral(np.square(difference, out=difference).sum(axis=2))  # exact: whole numbers
+    sums = cv2.integral(np.square(difference, out=difference).sum(axis=2))  # exact: integers
     height, width = (min(SIZE, side) for side in original.shape[:2])
     tops, lefts = _starts(original.shape[0], height), _starts(original.shape[1], width)
     lower, upper = sums[tops + height], sums[tops]
@@ -79,12 +79,12 @@ def worst_crops(
                 yield Crop(error, outcome, top, left, original[there], restored[there])
 
     crops = without_overlap(candidates(), most)
-    # copies, for views would keep the whole pictures
+    # copies, since views would keep the whole images in memory
     return [replace(c, original=c.original.copy(), restored=c.restored.copy()) for c in crops]
 
 
 def without_overlap(crops: Iterable[Crop], most: int) -> list[Crop]:
-    """The first ``most`` crops of a picture, each unless it overlaps one that is taken."""
+    """The first ``most`` crops of an image that do not overlap previous ones."""
     taken: list[Crop] = []
     for crop in crops:
         if len(taken) == most:

@@ -1,0 +1,1 @@
+"""The demo, which runs from a checkout: ``make demo``."""

@@ -1,0 +1,1 @@
+"""The subcommands of ``rescale``: arguments, messages, exit code; nothing else."""

@@ -1,0 +1,197 @@
+"""Processing of files: a single image, or all images of a folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rescale_compat.errors import RescaleError
+
+from rescale_app.commands.messages import UsageError, describe, print_error, print_warning
+from rescale_app.distributed import Ranks
+
+if TYPE_CHECKING:
+    from rescale_data.image_file import LRInfo
+    from rescale_data.losses import Loss
+    from rescale_data.pixels import Pixels
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to read and the file to write."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """The output for a file; ``remark`` is printed even for a folder of many files."""
+
+    pixels: Pixels
+    info: LRInfo | None = None
+    remark: str = ""
+
+
+def find_jobs(args: argparse.Namespace) -> list[Job]:
+    """Finds the files to read and write, and checks them before PyTorch is loaded.
+
+    Raises:
+        UsageError: input and output do not fit each other.
+        OSError: the input or a folder does not exist.
+        ValueError: the input folder contains no images.
+    """
+    source, output = args.input, args.output
+    if args.quality is not None and args.format == "png":
+        raise UsageError("--quality is for jpg, not with --format png")
+    suffix = ".jpg" if args.format == "jpg" or args.quality is not None else ".png"
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    if not source.is_dir():
+        if output.is_dir():
+            output = output / f"{source.stem}{suffix}"
+        check_target(source, output)
+        is_png = output.suffix.lower() == ".png"
+        if args.format and is_png != (args.format == "png"):
+            raise UsageError(f"{output}: is not a {args.format} file, as --format requires")
+        if is_png and args.quality is not None:
+            raise UsageError(f"{output}: --quality is for jpg, not for png")
+        return [Job(source, output)]
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: is a file; for the folder {source}, a folder is needed")
+    if output.resolve() == source.resolve():
+        raise UsageError(f"{output}: is the input folder; its images would be replaced")
+    from rescale_data.image_file import list_images
+
+    sources = list_images(source)
+    if not sources:
+        others = _other_files(source, output)
+        there = f" (not read: {others})" if others else ""
+        raise RescaleError(f"{source}: no images in this folder{there}")
+    return [Job(path, output / f"{path.stem}{suffix}") for path in sources]
+
+
+def check_target(source: Path, target: Path) -> None:
+    """Checks that an image file can be written to ``target``.
+
+    Raises:
+        UsageError: the suffix is unsupported, or the target is a folder or ``source`` itself.
+        FileNotFoundError: its folder does not exist.
+    """
+    if target.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"{target}: name a file that ends in {', '.join(_SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target.parent}: no such folder")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target}: is the input itself, which would be replaced")
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; name a file")
+
+
+def convert_all(
+    jobs: list[Job],
+    convert: Callable[[Path], Result],
+    args: argparse.Namespace,
+    ranks: Ranks,
+) -> int:
+    """Converts every file. Errors, including write errors, are reported and the others continue.
+
+    Returns:
+        The exit code: 1 if any file failed.
+    """
+    from tqdm import tqdm
+
+    from rescale_data.image_file import write_image
+    from rescale_data.losses import find_losses
+
+    many = args.input.is_dir()
+    if many:
+        args.output.mkdir(parents=True, exist_ok=True)
+    written = failures = kept = 0
+    first: dict[Path, Path] = {}  # the source of each target, whichever process converts it
+    for job in jobs:
+        first.setdefault(job.target, job.source)
+    share = ranks.share(jobs)
+    losses: dict[Loss, list[Path]] = {}
+    present = {job.target for job in share if job.target.is_file()}
+    # A bar is shown on a terminal and for a folder only; tqdm.write below does not break it.
+    for job in tqdm(share, unit="image", disable=None if many and ranks.is_first else True):
+        try:
+            if first[job.target] != job.source:
+                raise RescaleError(
+                    f"would be written to {job.target}, as would {first[job.target]}"
+                )
+            if args.skip_existing and job.target.is_file():
+                kept += 1
+                continue
+            result = convert(job.source)
+            appeared = job.target not in present and job.target.is_file()
+            if appeared and args.skip_existing:
+                kept += 1
+                continue
+            lost = find_losses(job.source.read_bytes())
+            write_image(job.target, result.pixels, quality=args.quality, info=result.info)
+        except (RescaleError, OSError, MemoryError) as error:
+            if os.environ.get("RESCALE_DEBUG") == "1":
+                raise
+            print_error(describe(error, job.source))
+            failures += 1
+            continue
+        written += 1
+        if appeared:
+            print_warning(f"{job.target}: was created during this run, replaced")
+        for loss in lost:
+            losses.setdefault(loss, []).append(job.source)
+        if result.remark:
+            tqdm.write(f"{job.source}: {result.remark}")
+    for loss, sources in losses.items():  # one line for each kind, however many files are affected
+        more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+        print_warning(f"{sources[0]}{more}: {loss.value}")
+    written, failures, kept = ranks.total(written, failures, kept)
+    if ranks.is_first:
+        if many:
+            print(_summary(args, len(jobs), written, failures, kept))
+        elif kept:
+            print(f"{args.input}: skipped, {jobs[0].target} already exists")
+    return 1 if failures else 0
+
+
+def _summary(args: argparse.Namespace, images: int, written: int, failures: int, kept: int) -> str:
+    """Summarizes the results for a folder."""
+    text = f"{written} of {images} images written to {args.output}"
+    if failures:
+        text += f", {failures} failed"
+    if kept:
+        text += f", {kept} skipped that already exist"
+    others = _other_files(args.input, args.output)
+    return f"{text}\nnot read: {others}" if others else text
+
+
+def _other_files(folder: Path, output: Path) -> str:
+    """Counts entries of ``folder`` other than images: ``2 .gif, 1 without a suffix, 1 subfolder``.
+
+    Hidden entries and ``output`` are not counted.
+    """
+    from rescale_data.image_file import IMAGE_SUFFIXES
+
+    suffixes: Counter[str] = Counter()
+    subfolders = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                subfolders += not (output.exists() and output.samefile(entry.path))
+            elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+                suffixes[Path(entry.name).suffix.lower() or "without a suffix"] += 1
+    counts = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items())]
+    if subfolders:
+        counts.append(f"{subfolders} subfolder{'s' if subfolders > 1 else ''}")
+    return ", ".join(counts)

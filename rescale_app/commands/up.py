@@ -1,0 +1,136 @@
+"""``rescale up``: restores downscaled images."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rescale_compat.errors import RescaleError
+
+from rescale_app.commands import arguments
+from rescale_app.commands.files import Result, convert_all, find_jobs
+from rescale_app.commands.messages import UsageError, print_warning
+from rescale_app.commands.networks import load_rescaler, ranks_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rescale_app.rescaler import Rescaler
+    from rescale_data.image_file import LRInfo
+    from rescale_data.pixels import Pixels
+
+DESCRIPTION = """\
+Restore images that `rescale down` created, to exactly their original size. Only the file is needed.
+If a platform has stripped the record from the file, specify -s and --size. Rescaling is not
+super-resolution: an image that this network did not downscale is restored poorly. An image that
+`down` copied because it already fitted is copied back."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    arguments.add_files(parser, "downscaled image, or a folder of them")
+    arguments.add_scale(
+        parser, "downscaling factor, if the file does not contain it: 2.5, or SVxSH"
+    )
+    parser.add_argument(
+        "--size",
+        type=arguments.size,
+        metavar="WxH",
+        help="original size, if the file does not contain it",
+    )
+    arguments.add_network(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Restores the input images and returns the exit code."""
+    jobs = find_jobs(args)
+    ranks = ranks_of(args)
+    by_file = args.weights is None
+    if by_file:
+        from rescale_app.included_weights import default_weights
+
+        args.weights = default_weights(method=args.method)
+    default = load_rescaler(args, ranks)
+    _check(default, args)
+    # by name of the weights, which may differ between the files of a folder
+    rescalers = {args.weights: default}
+
+    def convert(source: Path) -> Result:
+        from rescale_data.image_file import read_image, read_info
+
+        pixels, info = read_image(source), read_info(source)
+        name, choice = _choose_weights(source, info, args) if by_file else (args.weights, "")
+        if name not in rescalers:
+            rescalers[name] = load_rescaler(args, ranks, name)
+        return Result(_upscale(rescalers[name], source, pixels, info, args, choice))
+
+    return convert_all(jobs, convert, args, ranks)
+
+
+def _check(rescaler: Rescaler, args: argparse.Namespace) -> None:
+    if rescaler.architecture.fixed_scale is None:
+        if (args.scale is None) != (args.size is None):
+            raise UsageError("-s and --size (of the original, WxH) are required together")
+    elif args.scale is not None:
+        name = rescaler.architecture.name
+        raise UsageError(f"-s is not supported: {name} has a fixed factor")
+
+
+def _choose_weights(
+    source: Path, info: LRInfo | None, args: argparse.Namespace
+) -> tuple[str | None, str]:
+    """The included weights for a file, and how they were chosen if the file does not name them."""
+    from rescale_app.included_weights import default_weights, weights_with_fingerprint
+    from rescale_data.lossless import is_lossless
+
+    known = None if info is None else weights_with_fingerprint(info.weights)
+    if known is not None:
+        return known, ""
+    lossless = is_lossless(source)
+    name = default_weights(lossless, args.method)
+    return name, (
+        f"restored with {name}, since the file is {'lossless' if lossless else 'lossy'} "
+        "(--weights selects others)"
+    )
+
+
+def _upscale(
+    rescaler: Rescaler,
+    source: Path,
+    pixels: NDArray[Any],
+    info: LRInfo | None,
+    args: argparse.Namespace,
+    choice: str,
+) -> Pixels:
+    """Restores ``pixels``; ``choice`` states how the weights were chosen, if it was a guess."""
+    from rescale_app.lr_image import LRImage
+    from rescale_app.rescaler import RescaleWarning
+
+    if info is None:
+        if args.size is None:
+            raise RescaleError(
+                "contains no scale and original size: specify -s and --size WxH, if `rescale down` "
+                "created it"
+            )
+        restored = rescaler.upscale(pixels, args.scale, args.size)
+        print_warning(
+            f"{source}: contains no record that this network created it; "
+            f"{f'{choice}; ' if choice else ''}rescaling is not super-resolution, and other "
+            "images are restored poorly"
+        )
+        return restored
+    if args.size is not None:
+        pair = args.scale if isinstance(args.scale, tuple) else (args.scale, args.scale)
+        if args.size != info.size or (args.scale is not None and pair != info.scale):
+            raise RescaleError(
+                f"contains scale {info.scale[0]:g}x{info.scale[1]:g} and original size "
+                f"{info.size[1]}x{info.size[0]}, which -s and --size contradict: omit them"
+            )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RescaleWarning)
+        restored = rescaler.upscale(LRImage(pixels, info))
+    for warning in caught:
+        print_warning(f"{source}: {warning.message}{f'; {choice}' if choice else ''}")
+    return restored

@@ -1,0 +1,313 @@
+"""AIDN: arbitrary-scale invertible image downscaling.
+
+Paper: Scale-Arbitrary Invertible Image Downscaling, IEEE TIP 2023, arXiv 2201.12576.
+Written from the paper; state-dict entries have the names of the authors' release, whose weights
+load without conversion. Extensions: different factors for the two axes, and fixed-scale networks
+for sides that are not multiples of the factor.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from rescale_compat.errors import RescaleError
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rescale_arch.aidn.differentiable_jpeg import DifferentiableJPEG
+from rescale_arch.aidn.tiling import mirrored, rescale_columns, rescale_in_bands
+from rescale_arch.aidn.trunk import RescalingTrunk, sub_pixel_down, sub_pixel_up
+from rescale_arch.images import check_image
+from rescale_arch.regions import Read, Write, collect
+from rescale_arch.rounding import QUANTIZATIONS, Quantization, quantize
+from rescale_arch.scales import Scale, Size, lr_size, scale_pair
+
+FixedScale = Literal[2, 3, 4]
+Engine = Literal["auto", "layers", "strips"]
+MIN_SIDE = 8
+
+
+class AIDN(nn.Module):
+    r"""Downscales an image by any factor in (1, 4] and restores it from the small image.
+
+    ::
+
+        hr ──> down_net(·, 1/s) ──> lr ──> quantise [──> JPEG] ──> up_net(·, s) ──> restored
+                                    └── the LR guide loss sees this, unclamped
+
+        each net:  mean shift ─> head ─┬─> n residual blocks, after every K ─> conv ─(+)
+                                       │   of them a scale adaption                ^  │
+                                       └───────────────────────────────────────────┘  │
+                                 mean shift <─ conv <─ conditional resampling (CRM) <─┘
+
+    The defaults are the paper's network (3,775,362 parameters).
+
+    Args:
+        num_feat: C, channels of the trunk; a multiple of 8.
+        num_block: n, residual blocks of each net.
+        adapt_interval: K, blocks per scale adaption.
+        num_adapt_expert: experts of a scale adaption.
+        num_crm_expert: experts of the conditional resampling.
+        res_scale: factor of the residual branches.
+        fixed_scale: None for any factor; 2, 3 or 4 for the variant that the paper pre-trains at x4,
+            with sub-pixel convolution instead of the CRM and without scale adaption.
+        quantization: gradient of the 8-bit rounding, ``'round_soft'`` or ``'ste'`` (see
+            :func:`rescale_arch.rounding.quantize`); None: the LR image is not rounded.
+        jpeg_quality: 1 to 100 adds a differentiable JPEG of that quality after the rounding (AIDN+,
+            quality 90); requires BasicSR. None: no JPEG.
+
+    Attributes:
+        engine: how a direction is computed. ``'layers'``: layer by layer on the whole image.
+            ``'strips'``: all layers on one strip of rows after another, which needs little memory
+            and is several times as fast on a CPU, but supports neither gradients nor batch
+            statistics nor forward hooks. ``'auto'`` (default): strips on a CPU in evaluation mode
+            without gradients, layers otherwise. Results agree up to rounding.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Example:
+        >>> net = AIDN().eval()
+        >>> lr = net.downscale(hr, 2.5)                          # doctest: +SKIP
+        >>> restored = net.upscale(quantize(lr), 2.5, size=hr.shape[-2:])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        num_feat: int = 64,
+        num_block: int = 16,
+        adapt_interval: int = 4,
+        num_adapt_expert: int = 4,
+        num_crm_expert: int = 8,
+        res_scale: float = 1.0,
+        fixed_scale: FixedScale | None = None,
+        quantization: Quantization | None = "round_soft",
+        jpeg_quality: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_feat < 8 or num_feat % 8:
+            raise RescaleError(f"num_feat is {num_feat}: valid are multiples of 8")
+        counts = {
+            "num_block": num_block,
+            "adapt_interval": adapt_interval,
+            "num_adapt_expert": num_adapt_expert,
+            "num_crm_expert": num_crm_expert,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise RescaleError(f"{name} is {value}: at least 1 is needed")
+        if fixed_scale is not None and fixed_scale not in get_args(FixedScale):
+            raise RescaleError(f"fixed_scale is {fixed_scale!r}: valid are 2, 3, 4, None")
+        if quantization is not None and quantization not in QUANTIZATIONS:
+            raise RescaleError(
+                f"quantization is {quantization!r}: valid are {', '.join(QUANTIZATIONS)}, None"
+            )
+        if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
+            raise RescaleError(f"jpeg_quality is {jpeg_quality}: valid are 1 to 100, None")
+        self.fixed_scale = fixed_scale
+        self.quantization = quantization
+        self.jpeg_quality = jpeg_quality
+        self._jpeg = None if jpeg_quality is None else DifferentiableJPEG(jpeg_quality)
+
+        self.engine: Engine = "auto"
+        trunks = []
+        for sub_pixel in (sub_pixel_down, sub_pixel_up):
+            if fixed_scale is None:
+                trunk = RescalingTrunk.any_scale(
+                    num_feat, num_block, res_scale, adapt_interval, num_adapt_expert, num_crm_expert
+                )
+            else:
+                trunk = RescalingTrunk(
+                    num_feat, num_block, res_scale, sub_pixel(num_feat, fixed_scale)
+                )
+            trunks.append(trunk)
+        self.down_net, self.up_net = trunks
+
+    def downscale(self, hr: Tensor, scale: Scale | None = None) -> Tensor:
+        """Downscales ``hr`` by ``scale``.
+
+        Args:
+            hr: RGB in [0, 1].
+            scale: factor in (1, 4], or a pair (vertical, horizontal) of factors in [1, 4].
+                Optional with ``fixed_scale``.
+
+        Returns:
+            The LR image before quantisation: around [0, 1], not clamped.
+
+        Shape:
+            (B, 3, H, W) -> (B, 3, h, w), (h, w) = ``lr_size((H, W), scale)``
+
+        Raises:
+            ValueError: ``hr`` is not a batch of RGB images of at least 8 x 8 pixels, or ``scale``
+                is out of range.
+        """
+        check_image(hr, "hr", MIN_SIDE)
+        vertical, horizontal = self.factors(scale)
+        size = lr_size((hr.shape[-2], hr.shape[-1]), (vertical, horizontal))
+        if self.fixed_scale is not None:
+            bottom = size[0] * self.fixed_scale - hr.shape[-2]
+            right = size[1] * self.fixed_scale - hr.shape[-1]
+            hr = F.pad(hr, (0, right, 0, bottom), mode="reflect")
+        return self._rescale(self.down_net, hr, (1 / vertical, 1 / horizontal), size)
+
+    def upscale(self, lr: Tensor, scale: Scale | None = None, *, size: Size) -> Tensor:
+        """Restores the HR image from the (quantised) LR image.
+
+        Args:
+            lr: RGB in [0, 1], computed by :meth:`downscale` with the same scale.
+            scale: the true factor that ``lr`` was downscaled by. The ratio of the sides is off by
+                up to a pixel, which costs several dB.
+            size: (H, W) of the HR image.
+
+        Returns:
+            The restored image: around [0, 1], not clamped.
+
+        Shape:
+            (B, 3, h, w) -> (B, 3, H, W)
+
+        Raises:
+            ValueError: ``lr`` is not a batch of RGB images, does not have the size implied by
+                ``size`` and ``scale``, or ``scale`` is out of range.
+        """
+        check_image(lr, "lr", 1)
+        pair = self.factors(scale)
+        self.check_size(size)
+        expected = lr_size(size, pair)
+        if tuple(lr.shape[-2:]) != expected:
+            raise RescaleError(
+                f"lr is {lr.shape[-2]} x {lr.shape[-1]} (height x width), but size {tuple(size)} "
+                f"at scale {pair[0]:g} x {pair[1]:g} has an LR image of "
+                f"{expected[0]} x {expected[1]}"
+            )
+        return self._rescale(self.up_net, lr, pair, size)[..., : size[0], : size[1]]
+
+    def downscale_tiles(
+        self, size: Size, scale: Scale | None, read: Read, write: Write, tile: int
+    ) -> None:
+        """Downscales an image region by region, without having it in memory as a whole.
+
+        The result equals that of :meth:`downscale`, up to rounding.
+
+        Args:
+            size: (H, W) of the HR image.
+            scale: see :meth:`downscale`.
+            read: reads a region of the HR image to the device of the network.
+            write: receives finished regions of the LR image, not clamped; every pixel once.
+            tile: width of a band in HR pixels. A wider band needs more memory but is faster, since
+                about 55 additional columns are computed on each side of a band.
+
+        Raises:
+            ValueError: see :meth:`downscale`; also if the network is in training mode, or ``tile``
+                is below 1.
+        """
+        factors, small = self._geometry(size, scale, tile)
+        if self.fixed_scale is not None:
+            read = mirrored(read, size, self.fixed_scale)
+            size = small[0] * self.fixed_scale, small[1] * self.fixed_scale
+        ratio = 1 / factors[0], 1 / factors[1]
+        band = max(int(tile / factors[1]), 1)
+        rescale_in_bands(self.down_net, ratio, size, small, band, read, write)
+
+    def upscale_tiles(
+        self, size: Size, scale: Scale | None, read: Read, write: Write, tile: int
+    ) -> None:
+        """Restores an image region by region, without having it in memory as a whole.
+
+        The result equals that of :meth:`upscale`, up to rounding.
+
+        Args:
+            size: (H, W) of the HR image.
+            scale: see :meth:`upscale`.
+            read: reads a region of the LR image to the device of the network.
+            write: receives finished regions of the HR image, not clamped; every pixel once.
+            tile: width of a band in HR pixels.
+
+        Raises:
+            ValueError: see :meth:`downscale_tiles`.
+        """
+        factors, small = self._geometry(size, scale, tile)
+        rescale_in_bands(self.up_net, factors, small, size, tile, read, write)
+
+    def forward(self, hr: Tensor, scale: Scale | None = None) -> tuple[Tensor, Tensor]:
+        """The round trip for training: (LR image before quantisation, restored image).
+
+        Shape:
+            (B, 3, H, W) -> (B, 3, h, w), (B, 3, H, W)
+        """
+        lr = self.downscale(hr, scale)
+        stored = lr if self.quantization is None else quantize(lr, self.quantization)
+        if self._jpeg is not None:
+            stored = self._jpeg(stored)
+        return lr, self.upscale(stored, scale, size=(hr.shape[-2], hr.shape[-1]))
+
+    @staticmethod
+    def check_size(size: Size) -> None:
+        """Raises ValueError if a side of an HR image of ``size`` is below 8 pixels."""
+        if min(size) < MIN_SIDE:
+            raise RescaleError(f"size {tuple(size)} has a side below {MIN_SIDE} pixels")
+
+    def lr_size(self, size: Size, scale: Scale | None = None) -> Size:
+        """Size (h, w) of the LR image of an HR image of ``size`` (H, W).
+
+        Raises:
+            ValueError: see :meth:`factors`.
+        """
+        return lr_size(size, self.factors(scale))
+
+    def factors(self, scale: Scale | None) -> tuple[float, float]:
+        """The factors (vertical, horizontal) of ``scale``.
+
+        Raises:
+            ValueError: ``scale`` is out of range, or missing without ``fixed_scale``.
+        """
+        if self.fixed_scale is None:
+            if scale is None:
+                raise RescaleError(
+                    "scale is missing: only a network with fixed_scale has a default"
+                )
+            return scale_pair(scale)
+        fixed = float(self.fixed_scale)
+        if scale is not None and scale_pair(scale) != (fixed, fixed):
+            raise RescaleError(f"scale is {scale}, but this network has fixed_scale {fixed:g}")
+        return fixed, fixed
+
+    def _geometry(
+        self, size: Size, scale: Scale | None, tile: int
+    ) -> tuple[tuple[float, float], Size]:
+        """The factors of ``scale`` and the size of the LR image."""
+        self.check_size(size)
+        if tile < 1:
+            raise RescaleError(f"tile is {tile}: at least 1 is needed")
+        factors = self.factors(scale)
+        return factors, lr_size(size, factors)
+
+    def _rescale(
+        self, trunk: RescalingTrunk, x: Tensor, ratio: tuple[float, float], size: Size
+    ) -> Tensor:
+        """Runs a direction with the selected engine."""
+        if self._uses_strips(x):
+            in_size, columns = (x.shape[-2], x.shape[-1]), (0, size[1])
+            (out,) = collect(
+                lambda read, write: rescale_columns(
+                    trunk, ratio, in_size, size, columns, read, write
+                ),
+                x,
+                size,
+            )
+            return out
+        rescaled: Tensor = trunk(x, ratio, size)
+        return rescaled
+
+    def _uses_strips(self, x: Tensor) -> bool:
+        if self.engine == "auto":
+            return not (
+                self.training
+                or x.is_cuda
+                or torch.is_grad_enabled()
+                or torch.compiler.is_compiling()
+            )
+        if self.engine == "strips" and (self.training or torch.is_grad_enabled()):
+            raise RescaleError("engine 'strips' needs evaluation mode and torch.no_grad()")
+        return self.engine == "strips"

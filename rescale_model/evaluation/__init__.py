@@ -1,0 +1,1 @@
+"""Validation, metrics, and the comparison of methods."""

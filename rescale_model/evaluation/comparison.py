@@ -1,0 +1,100 @@
+"""A comparison of methods: rescaling networks and bicubic, through LR files, at several scales."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rescale_arch.bicubic import bicubic_lr
+from rescale_data.image_file import LRInfo
+from rescale_data.weight_file import fingerprint
+from rescale_model.evaluation.comparison_plan import ComparisonPlan
+from rescale_model.evaluation.comparison_report import ComparisonReport
+from rescale_model.evaluation.cost import measure_cost
+from rescale_model.evaluation.methods import load_method
+from rescale_model.evaluation.round_trip import EvaluatedImage, border
+
+
+class Comparison:
+    """Runs a plan, image by image.
+
+    Args:
+        plan: what to compare.
+        device: where.
+
+    Raises:
+        FileNotFoundError: the weights of a method are not there.
+        ValueError: they are not of a network that rescales.
+    """
+
+    def __init__(self, plan: ComparisonPlan, device: torch.device) -> None:
+        self.plan = plan
+        self._device = device
+        self._methods = {
+            name: load_method(weights, device) for name, weights in plan.weights.items()
+        }
+        self._fingerprints = {
+            name: fingerprint(method.network.state_dict()) for name, method in self._methods.items()
+        }
+
+    def evaluate(self, sample: Mapping[str, Any], folder: str | None) -> list[dict[str, Any]]:
+        """Evaluates all methods on an image, at every scale and through every kind of LR file.
+
+        Args:
+            sample: of a :class:`~rescale_data.benchmark_dataset.BenchmarkDataset`.
+            folder: LR and restored images go there; None: they are not saved.
+
+        Returns:
+            A row for each scale, method and kind of LR file: ``set``, ``image``, ``lr_file``,
+            ``method``, ``scale`` and the metrics.
+        """
+        rows = []
+        hr: Tensor = sample["gt"][None].to(self._device)
+        size = (hr.shape[-2], hr.shape[-1])
+        keys = {"set": sample["set"], "image": sample["image"]}
+        for label, scale in self.plan.scales.items():
+            guide, edge = bicubic_lr(hr, scale), border(scale)
+            for name, method in self._methods.items():
+                lr = method.network.downscale(hr, scale)
+                info, lr_edge = None, edge
+                if method.architecture is not None:
+                    info = LRInfo(method.architecture.name, scale, size, self._fingerprints[name])
+                    if method.architecture.lr_border is not None:
+                        lr_edge = method.architecture.lr_border
+                for file, evaluation in self.plan.evaluations.items():
+                    stored = evaluation.stored(sample["image"], lr)
+                    restored = method.network.upscale(stored, scale, size=size)
+                    evaluated = {
+                        "hr": EvaluatedImage(restored, hr, edge),
+                        "lr": EvaluatedImage(stored, guide, lr_edge, info),
+                    }
+                    if folder is not None:
+                        stem = os.path.join(folder, *keys.values())
+                        evaluation.save(f"{stem}_{label}_{file}_{name}", evaluated)
+                    place = {**keys, "lr_file": file, "method": name, "scale": label}
+                    rows.append({**place, **evaluation.score(sample["gt_path"], evaluated)})
+        return rows
+
+    def report(self, rows: list[dict[str, Any]]) -> ComparisonReport:
+        """Measures time and memory of each method, and joins them with the rows of all images.
+
+        Raises:
+            MemoryError: there is not enough memory to measure a method.
+        """
+        size, device = self.plan.cost_size, self._device.type
+        costs = {
+            name: measure_cost(weights, self.plan.scales, size, device)
+            for name, weights in self.plan.weights.items()
+        }
+        where = (
+            torch.cuda.get_device_name()
+            if device == "cuda"
+            else f"the CPU, PyTorch threads: {torch.get_num_threads()}"
+        )
+        metrics = next(iter(self.plan.evaluations.values())).metrics
+        conditions = f"measured with {size} x {size} pixels on {where}"
+        return ComparisonReport(metrics, rows, costs, conditions)

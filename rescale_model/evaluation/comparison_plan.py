@@ -1,0 +1,120 @@
+"""What a comparison of methods compares, as its options say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from glob import glob
+from typing import Annotated, Any
+
+from rescale_compat.errors import RescaleError
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from rescale_arch import scale_pair
+from rescale_data.option_problems import validated
+from rescale_model.evaluation.validation import Evaluation, LRFileOptions, Metric, ScoreOptions
+
+BICUBIC = "bicubic"
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What to compare.
+
+    Attributes:
+        weights: method -> its file; None: bicubic.
+        scales: label -> factors.
+        evaluations: name of an LR file format -> how it is evaluated.
+        cost_size: side of the image that time and memory are measured with.
+    """
+
+    weights: dict[str, str | None]
+    scales: dict[str, tuple[float, float]]
+    evaluations: dict[str, Evaluation]
+    cost_size: int
+
+
+def _check_factors(scales: list[float]) -> list[float]:
+    for scale in scales:
+        scale_pair(scale)
+    return scales
+
+
+def _check_files(patterns: list[str], info: ValidationInfo) -> list[str]:
+    if info.context is not None:
+        try:
+            _find_weights(patterns)
+        except FileNotFoundError as error:
+            raise RescaleError(str(error)) from None
+    return patterns
+
+
+def _check_images(metrics: dict[Any, Any]) -> dict[Any, Any]:
+    for name, metric in metrics.items():
+        if metric.get("image") not in (None, "hr", "lr"):
+            raise RescaleError(f"{name}: image is {metric['image']!r}: valid are hr, lr")
+    return metrics
+
+
+class BenchmarkValOptions(ScoreOptions):
+    """The section ``val:``."""
+
+    weights: Annotated[list[str], AfterValidator(_check_files)] = Field(
+        description="files of AIDNs, or patterns such as `weights/*.safetensors`; bicubic always "
+        "takes part"
+    )
+    scales: Annotated[list[float], AfterValidator(_check_factors)] = Field(
+        min_length=1, examples=[[1.5, 2]], description="factors"
+    )
+    lr_files: dict[Any, LRFileOptions] = Field(
+        min_length=1,
+        description="what the LR image goes through, as `png: {lr_format: png}`: name -> "
+        "`lr_format` and `lr_quality`",
+    )
+    metrics: Annotated[dict[Any, Metric], AfterValidator(_check_images)] = Field(
+        min_length=1,
+        description="name: `type` and its keywords, of the images `hr` and `lr`; the first one is "
+        "plotted",
+    )
+    cost_size: int = Field(
+        512, ge=32, description="side of the image that time and memory are measured with"
+    )
+    save_img: bool | None = Field(description="true: saves LR and restored images")
+
+
+def read_plan(val: Mapping[str, Any]) -> ComparisonPlan:
+    """Reads the section ``val:`` of the options of a ``BenchmarkModel``.
+
+    Raises:
+        ValueError: an option is missing or has no valid value.
+        FileNotFoundError: there are no such weights.
+    """
+    options = validated(BenchmarkValOptions, val, "option val: ")
+    try:
+        weights = _find_weights(options.weights)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"option val: weights: {error}") from None
+    return ComparisonPlan(
+        weights,
+        {f"x{scale:g}": scale_pair(scale) for scale in options.scales},
+        {
+            str(name): Evaluation({**val, **file.model_dump()}, ("hr", "lr"))
+            for name, file in options.lr_files.items()
+        },
+        options.cost_size,
+    )
+
+
+def _find_weights(patterns: list[str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {BICUBIC: None}
+    for pattern in patterns:
+        files = sorted(glob(os.path.expanduser(pattern)))
+        if not files:
+            raise FileNotFoundError(f"no such file: {pattern}")
+        for file in files:
+            name = os.path.basename(file).partition(".")[0]
+            if found.setdefault(name, file) != file:
+                raise RescaleError(f"{found[name] or BICUBIC} and {file} share a name")
+    return found

@@ -1,0 +1,196 @@
+"""Training and validation of AIDN and AIDN+ (arXiv 2201.12576)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from rescale_compat.errors import RescaleError
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+from torch import Tensor
+
+from rescale_arch import scale_pair
+from rescale_arch.aidn.net2net import grow
+from rescale_arch.bicubic import bicubic_lr
+from rescale_data.option_schema import Called, DeclaredBy, ExistingPath
+from rescale_model.models.base import RescalingModel
+from rescale_model.models.base_options import (
+    PathOptions,
+    RescalingOptions,
+    TileOptions,
+    TrainOptions,
+)
+from rescale_model.option_types import Loss
+from rescale_model.signature_options import from_signature, no_text_numbers
+from rescale_model.training.scale_schedule import ScaleSchedule
+
+
+def _check_schedule(scales: dict[Any, Any]) -> dict[Any, Any]:
+    ScaleSchedule(**scales)
+    return scales
+
+
+def _check_pairs(scales: list[Any]) -> list[Any]:
+    for scale in scales:
+        try:
+            scale_pair(scale)
+        except TypeError as error:
+            raise RescaleError(str(error)) from None
+    return scales
+
+
+def _check_guide_weights(given: Any) -> Any:
+    try:
+        read_guide_weights(given)
+    except ValueError as error:
+        text = str(error).removeprefix("option train: guide_weights ")
+        raise PydanticCustomError("needed", "{text}", {"text": text}) from None
+    return given
+
+
+Scales = Annotated[
+    dict[Any, Any],
+    DeclaredBy(lambda _: from_signature(ScaleSchedule, ("seed",))),
+    AfterValidator(_check_schedule),
+]
+
+GuideWeights = Annotated[
+    Any,
+    Called("a list or a mapping"),
+    AfterValidator(no_text_numbers),
+    AfterValidator(_check_guide_weights),
+]
+
+
+class AIDNPathOptions(PathOptions):
+    """Files to start from."""
+
+    pretrain_network_small: ExistingPath | None = Field(
+        None,
+        description="weights of a smaller AIDN: the network starts by computing the same as it",
+    )
+    param_key_small: str | None = Field("params", description="entry of that file")
+
+
+class AIDNTrainOptions(TrainOptions):
+    """Training of AIDN."""
+
+    pixel_opt: Loss = Field(description="loss of the restored image; the paper's is L1Loss")
+    guide_opt: Loss = Field(
+        description="loss of the LR image before rounding, against bicubic; the paper's is MSELoss"
+    )
+    guide_weights: GuideWeights | None = Field(
+        None,
+        description="weight of `guide_opt` from an iteration on, in place of its `loss_weight`: "
+        "`[[0, 1], [2000, 100]]` or `{0: 1, 2000: 100}` (BasicSR's own `train.py` takes the list "
+        "only)",
+    )
+    scales: Scales | None = Field(
+        None,
+        description="the scales of the iterations; see below. Without effect where `network_g` has "
+        "a `fixed_scale`",
+    )
+
+
+class AIDNValOptions(TileOptions):
+    """Validation and tests of AIDN."""
+
+    scales: Annotated[list[Any], AfterValidator(_check_pairs)] | None = Field(
+        None,
+        examples=[[1.5, 2.5, 3.5]],
+        description="factors, or pairs [vertical, horizontal], to validate at; needed where "
+        "`network_g` has no `fixed_scale`",
+    )
+
+
+class AIDNModel(RescalingModel):
+    """Loss: ``pixel_opt(restored, hr) + guide_opt(lr, bicubic(hr, 1 / scale))``."""
+
+    OPTIONS = RescalingOptions[AIDNTrainOptions, AIDNValOptions, AIDNPathOptions]
+
+    def init_training_settings(self) -> None:
+        """Grows the network from a smaller one, where the options name one."""
+        path = self.opt["path"]
+        small = path.get("pretrain_network_small")
+        if small and path.get("pretrain_network_g"):
+            if not path.get("resume_state"):
+                raise RescaleError(
+                    "option path: give either pretrain_network_g or pretrain_network_small"
+                )
+        elif small:
+            weights = self.read_network(small, path.get("param_key_small", "params"))
+            try:
+                grow(self.get_bare_model(self.net_g), weights)
+            except ValueError as error:
+                raise RescaleError(f"{small}: {error}") from None
+        super().init_training_settings()
+
+    def build_losses(self) -> None:
+        """Builds both losses, their schedule and that of the scales."""
+        self.cri_pix = self.build_loss("pixel_opt")
+        self.cri_guide: Any = self.build_loss("guide_opt")
+        self.guide_weights = read_guide_weights(self.opt["train"].get("guide_weights"))
+        scales = self.opt["train"].get("scales") or {}
+        self.schedule = ScaleSchedule(**scales, seed=self.opt["manual_seed"])
+
+    def losses(self, current_iter: int) -> dict[str, Tensor]:
+        """The losses at the iteration's scale, one for the whole batch."""
+        fixed = self.get_bare_model(self.net_g).fixed_scale
+        self.scale = float(fixed) if fixed else self.schedule(current_iter)
+        with self.autocast("train"):
+            lr, restored = self.net_g(self.gt, self.scale)
+        guide = bicubic_lr(self.gt, self.scale)
+        for start, weight in self.guide_weights:
+            if start <= current_iter:
+                self.cri_guide.loss_weight = weight
+        return {
+            "l_pix": self.cri_pix(restored.float(), self.gt),
+            "l_guide": self.cri_guide(lr.float(), guide),
+        }
+
+    def step_note(self) -> str:
+        """The scale of the step."""
+        return f"scale {self.scale:g}"
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses, and the scale that they are of."""
+        return {**super().get_current_log(), "scale": self.scale}
+
+    def validation_cases(self) -> dict[str, Any]:
+        """The scales of ``val: scales``: ``x2.5``, or ``x2.5x1.5`` for a pair."""
+        fixed = self.get_bare_model(self.net_g).fixed_scale
+        scales = self.opt["val"].get("scales") or ([fixed] if fixed else [])
+        if not scales:
+            raise RescaleError("option val: scales is missing: a list such as [1.5, 2.5, 3.5]")
+        cases = {}
+        for scale in scales:
+            pair = scale_pair(scale)
+            label = f"x{pair[0]:g}" if pair[0] == pair[1] else f"x{pair[0]:g}x{pair[1]:g}"
+            cases[label] = pair
+        return cases
+
+
+def read_guide_weights(given: Any) -> list[tuple[int, float]]:
+    """The entries of ``train: guide_weights`` in order of their iterations.
+
+    Args:
+        given: pairs of an iteration and a weight, or a mapping from one to the other; None: none.
+
+    Raises:
+        ValueError: it is neither, or an iteration or a weight is no number.
+    """
+    pairs = given.items() if isinstance(given, Mapping) else given or []
+    try:
+        weights = sorted((float(start), float(weight)) for start, weight in pairs)
+        valid = all(start.is_integer() and math.isfinite(weight) for start, weight in weights)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise RescaleError(
+            f"option train: guide_weights is {given!r}: needed are iterations and weights, as "
+            "[[0, 1], [2000, 100]] or {0: 1, 2000: 100}"
+        )
+    return [(int(start), weight) for start, weight in weights]

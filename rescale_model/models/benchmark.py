@@ -1,0 +1,85 @@
+"""``model_type: BenchmarkModel``: a comparison of methods, as BasicSR's test runner runs it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import rescale_compat  # noqa: F401  first: it lets basicsr import
+from rescale_compat.errors import RescaleError
+
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from pydantic import AfterValidator, Field, ValidationInfo
+from tqdm import tqdm
+
+from rescale_arch.inference_kernels import inference_kernels
+from rescale_data.option_schema import Options, in_training
+from rescale_model.device import check_gpus
+from rescale_model.evaluation.comparison import Comparison
+from rescale_model.evaluation.comparison_plan import BenchmarkValOptions, read_plan
+from rescale_model.json_file import write_options
+from rescale_model.models.base_options import FileOptions
+
+
+def _for_testing(name: str, info: ValidationInfo) -> str:
+    if in_training(info):
+        raise RescaleError(f"{name} is for testing")
+    return name
+
+
+class BenchmarkOptions(FileOptions):
+    """An option file of :class:`BenchmarkModel`."""
+
+    model_type: Annotated[str, AfterValidator(_for_testing)] = Field(description="`BenchmarkModel`")
+    path: Options = Field(description="`{}`: nothing of it is used")
+    val: BenchmarkValOptions = Field(description="see below")
+
+
+class BenchmarkModel(BaseModel):
+    """Compares bicubic and AIDNs on the pictures of a ``BenchmarkDataset``.
+
+    For testing only. Every picture is downscaled by every method at every scale, stored in every
+    kind of LR file and restored; after that time and memory of each method are measured. The folder
+    of the results gets ``benchmark.md``, ``.csv``, ``.json`` and ``.png``, and ``options.json``.
+
+    Options: those of :class:`BenchmarkOptions`.
+    """
+
+    OPTIONS: ClassVar[type[BenchmarkOptions]] = BenchmarkOptions
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt["is_train"]:
+            raise RescaleError("option model_type: BenchmarkModel is for testing")
+        if opt["dist"]:
+            raise RescaleError("a benchmark runs in one process: leave --launcher out")
+        check_gpus(opt)
+        super().__init__(opt)
+        self.comparison = Comparison(read_plan(opt["val"]), self.device)
+
+    def validation(
+        self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False
+    ) -> None:
+        """Compares the methods on a data set and writes the results.
+
+        Args:
+            dataloader: of a ``BenchmarkDataset``.
+            current_iter: not used, as is ``tb_logger``: BasicSR passes them.
+            tb_logger: see there.
+            save_img: whether LR and restored images are saved.
+        """
+        rows = []
+        dataset, path = dataloader.dataset, self.opt["path"]
+        hidden = not self.opt["val"].get("pbar")
+        with torch.inference_mode(), inference_kernels():
+            for index in tqdm(range(len(dataset)), unit="image", disable=hidden):
+                folder = path["visualization"] if save_img else None
+                rows += self.comparison.evaluate(dataset[index], folder)
+        logger = get_root_logger()
+        logger.info("Measuring time and memory")
+        report = self.comparison.report(rows)
+        report.write(path["results_root"])
+        write_options(path["results_root"], self.opt)
+        first = next(iter(report.metrics))
+        table, file = report.table(first), f"{path['results_root']}/benchmark.md"
+        logger.info(f"{first}\n{table}\nAll figures: {file}")

@@ -1,0 +1,309 @@
+"""Training and validation of VQGAN (arXiv 2012.09841)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import rescale_compat  # noqa: F401  first: it lets basicsr import
+from rescale_compat.errors import RescaleError
+
+import torch
+import torch.distributed as dist
+from basicsr.losses import build_loss
+from pydantic import Field
+from torch import Tensor, nn
+
+from rescale_arch.images import from_unit
+from rescale_model.evaluation.round_trip import EvaluatedImage
+from rescale_model.models.base import RescalingModel
+from rescale_model.models.base_options import (
+    DiscriminatorPathOptions,
+    RescalingOptions,
+    TrainOptions,
+    ValOptions,
+)
+from rescale_model.option_types import Loss, Network, Optimizer
+
+_MAX_ADAPTIVE_WEIGHT = 1e4
+
+
+class VQGANTrainOptions(TrainOptions):
+    """Training of VQGAN."""
+
+    pixel_opt: Loss = Field(
+        description="loss of the restored image. It is given images in [-1, 1], so that its weight "
+        "means what the paper's does; the paper's is L1Loss"
+    )
+    percep_opt: Loss | None = Field(
+        None, description="LPIPSLoss, or another loss of two images in [0, 1]; by default none"
+    )
+    codebook_opt: Loss = Field(description="loss of features and their codes: CodeBookLoss")
+    gan_opt: Loss | None = Field(
+        None,
+        description="loss of the discriminator, the paper's is hinge. `network_d`, `gan_opt` and "
+        "`optim_d` are given together or not at all",
+    )
+    optim_d: Optimizer | None = Field(
+        None, description="optimiser of the discriminator, as `optim_g`"
+    )
+    gan_start: float = Field(1, ge=0, description="first iteration with discriminator and GAN loss")
+    adaptive_weight: bool = Field(
+        True,
+        description="true: the weight of the GAN loss is adapted to the gradients at the decoder's "
+        "last layer; false: it is `loss_weight`",
+    )
+    revive_codes: float = Field(
+        0,
+        ge=0,
+        description="after so many iterations, codes that have been nearest to no feature vector "
+        "since are moved onto ones of the present batch; a new network's code book is also filled "
+        "so from its first batch. 0 never does either, as the paper",
+    )
+
+
+class VQGANOptions(RescalingOptions[VQGANTrainOptions, ValOptions, DiscriminatorPathOptions]):
+    """An option file of VQGAN."""
+
+    network_d: Network | None = Field(
+        None,
+        description="discriminator of images in [0, 1], such as BasicSR's `UNetDiscriminatorSN`",
+    )
+
+
+class VQGANModel(RescalingModel):
+    """Loss: ``pixel + perceptual + code book``, and from ``gan_start`` on ``+ weight * GAN``.
+
+    With ``adaptive_weight`` the weight is the ``loss_weight`` of ``gan_opt`` times the ratio of the
+    norms of two gradients at the decoder's last layer: that of pixel and perceptual loss over that
+    of the GAN loss (equation 7 of the paper), at most 10,000. So both have the same say there.
+
+    The log has ``codes_used``, the share of codes that were nearest to anything since the line
+    before, and their ``perplexity``: the number of codes which, used equally often, would carry as
+    much.
+    """
+
+    OPTIONS = VQGANOptions
+    evaluated = ("hr",)
+
+    def build_losses(self) -> None:
+        """Builds the losses and, where the options ask for it, the discriminator."""
+        train_opt = self.opt["train"]
+        self.cri_pix = self.build_loss("pixel_opt")
+        self.cri_codebook = self.build_loss("codebook_opt")
+        self.cri_percep = self.build_loss("percep_opt") if train_opt.get("percep_opt") else None
+        self.revive_codes: int = train_opt["revive_codes"]
+        book = self.get_bare_model(self.net_g).quantize.embedding
+        self.logged_usage = CodeUsage(book.num_embeddings, self.device)
+        self.usage = CodeUsage(book.num_embeddings, self.device)
+        self._build_discriminator()
+
+    def _build_discriminator(self) -> None:
+        train_opt = self.opt["train"]
+        given = {
+            "network_d": self.opt.get("network_d"),
+            "train: gan_opt": train_opt.get("gan_opt"),
+            "train: optim_d": train_opt.get("optim_d"),
+        }
+        self.adversarial = any(given.values())
+        if not self.adversarial:
+            return
+        for name, value in given.items():
+            if not value:
+                raise RescaleError(
+                    f"option {name} is missing: a discriminator needs {_list(given)}"
+                )
+        self.gan_start: int = train_opt["gan_start"]
+        self.gan_weight: float = train_opt["gan_opt"].get("loss_weight", 1.0)
+        self.adaptive_weight: bool = train_opt["adaptive_weight"]
+        self.cri_gan = build_loss({**train_opt["gan_opt"], "loss_weight": 1.0}).to(self.device)
+        self.build_discriminator()
+
+    def setup_optimizers(self) -> None:
+        """One optimiser for the network, one for the discriminator."""
+        super().setup_optimizers()
+        if self.adversarial:
+            self.setup_discriminator_optimizer()
+
+    # training ---------------------------------------------------------------------------------
+
+    def losses(self, current_iter: int) -> dict[str, Tensor]:
+        """The losses of the network; those of the discriminator are taken afterwards."""
+        with self.autocast("train"):
+            restored, z, codes, self.indices = self.net_g(self.gt)
+        self.z, self.restored = z.detach(), restored.detach()
+        restored = restored.float()
+        losses = {"l_pix": self.cri_pix(from_unit(restored), from_unit(self.gt))}
+        if self.cri_percep is not None:
+            losses["l_percep"] = self.cri_percep(restored, self.gt)
+        if self._is_adversarial(current_iter):
+            losses["l_gan"] = self._gan_loss(restored, likeness=sum(losses.values()))
+        losses["l_codebook"] = self.cri_codebook(z.float(), codes.float())
+        return losses
+
+    def backward(self, current_iter: int) -> None:
+        """Gradients of the network, then of the discriminator."""
+        super().backward(current_iter)
+        if self._is_adversarial(current_iter):
+            self._add_discriminator_gradients()
+
+    def after_step(self, current_iter: int) -> None:
+        """The average network, then the code book's upkeep."""
+        super().after_step(current_iter)
+        for usage in (self.usage, self.logged_usage):
+            usage.add(self.indices)
+        if self.revive_codes:
+            is_new = self.opt["path"].get("pretrain_network_g") is None and current_iter == 1
+            if is_new or self.usage.iterations >= self.revive_codes:
+                self._revive_codes(current_iter)
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the last step, and the usage of the code book since the last call."""
+        log = super().get_current_log()
+        if self.logged_usage.iterations:
+            log["codes_used"] = self.logged_usage.share()
+            log["perplexity"] = self.logged_usage.perplexity()
+            self.logged_usage.clear()
+        return log
+
+    def _is_adversarial(self, current_iter: int) -> bool:
+        return self.adversarial and current_iter >= self.gan_start
+
+    def _gan_loss(self, restored: Tensor, likeness: Tensor) -> Tensor:
+        """The weighted loss of a network that is to be taken for real.
+
+        ``likeness`` is what the adaptive weight compares it with.
+        """
+        self.net_d.requires_grad_(False)
+        # bare: distributed training has no gradient of the discriminator to gather here
+        with self.autocast("train"):
+            score = self.get_bare_model(self.net_d)(restored)
+        loss: Tensor = self.cri_gan(score.float(), True)
+        self.gan_factor = loss.new_full((), self.gan_weight)
+        if self.adaptive_weight:
+            last_layer = self.get_bare_model(self.net_g).last_layer
+            norms = [
+                torch.autograd.grad(of, last_layer, retain_graph=True)[0].norm()
+                for of in (likeness, loss)
+            ]
+            ratio = norms[0] / (norms[1] + 1e-4)
+            self.gan_factor *= ratio.clamp(0, _MAX_ADAPTIVE_WEIGHT).detach()
+        return self.gan_factor * loss
+
+    def _add_discriminator_gradients(self) -> None:
+        self.net_d.requires_grad_(True)
+        with self.autocast("train"):
+            scores = self.net_d(torch.cat([self.gt, self.restored.to(self.gt.dtype)]))
+        real, fake = scores.float().chunk(2)
+        loss = self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True)
+        self.add_gradients({"l_d": loss / 2})
+        self.step.logged |= {
+            "out_d_real": real.detach().mean(),
+            "out_d_fake": fake.detach().mean(),
+            "gan_weight": self.gan_factor,
+        }
+
+    @torch.no_grad()
+    def _revive_codes(self, current_iter: int) -> None:
+        """Moves the codes that were not used onto feature vectors of the present batch."""
+        dead = (self.usage.counts() == 0).nonzero()[:, 0]
+        book = self.get_bare_model(self.net_g).quantize.embedding.weight
+        vectors = self.z.permute(0, 2, 3, 1).flatten(0, 2).to(book.dtype)
+        # (seed, iteration) alone decides: the same after a resume
+        generator = torch.Generator().manual_seed(self.opt["manual_seed"] + current_iter)
+        chosen = torch.randint(len(vectors), (len(dead),), generator=generator)
+        book[dead] = vectors[chosen.to(self.device)]
+        if self.opt["dist"]:
+            dist.broadcast(book, src=0)  # every rank has a batch of its own
+        self.usage.clear()
+
+    def training_state(self) -> dict[str, Any]:
+        """Adds how often codes were used."""
+        usages = {"usage": self.usage.state(), "logged_usage": self.logged_usage.state()}
+        return {**super().training_state(), **usages}
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """Goes on from a training state.
+
+        Raises:
+            ValueError: it is of a training with other optimisers.
+        """
+        super().resume_training(resume_state)
+        for name in ("usage", "logged_usage"):
+            if name in resume_state:
+                getattr(self, name).resume(resume_state[name], self.opt["rank"])
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Saves the networks, then what resuming needs."""
+        if self.adversarial:
+            self.save_network(self.net_d, "net_d", current_iter)
+        super().save(epoch, current_iter)
+
+    # validation -------------------------------------------------------------------------------
+
+    def validation_cases(self) -> dict[str, Any]:
+        """One case: reconstruction."""
+        return {"vq": None}
+
+    def round_trip(
+        self, net: nn.Module, name: str, gt: Tensor, case: Any
+    ) -> dict[str, EvaluatedImage]:
+        """``hr``: what is left of ``gt``; the border is as wide as a code, as VQIR's."""
+        return {"hr": EvaluatedImage(net(gt).restored, gt, net.vq_factor)}  # type: ignore[arg-type]
+
+
+class CodeUsage:
+    """How often each code was used.
+
+    Args:
+        size: number of codes.
+        device: of the indices.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._counts = torch.zeros(size, dtype=torch.int64, device=device)
+        self.iterations = 0
+
+    def add(self, indices: Tensor) -> None:
+        """Counts the codes of a batch."""
+        # not bincount, for which the host would wait: it looks for the largest index
+        indices = indices.flatten()
+        self._counts.scatter_add_(0, indices, torch.ones_like(indices))
+        self.iterations += 1
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._counts.zero_()
+        self.iterations = 0
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`resume` takes; over all ranks, each of which must ask."""
+        return {"counts": self.counts().cpu(), "iterations": self.iterations}
+
+    def resume(self, state: Mapping[str, Any], rank: int) -> None:
+        """Counts on from there; the first rank has the counts of all."""
+        if rank == 0:
+            self._counts.copy_(state["counts"])
+        self.iterations = state["iterations"]
+
+    def counts(self) -> Tensor:
+        """How often, by code, over all ranks; each of them must ask."""
+        counts = self._counts.clone()
+        if dist.is_initialized():
+            dist.all_reduce(counts)
+        return counts
+
+    def share(self) -> float:
+        """The codes that were used at all, of 1; over all ranks, each of which must ask."""
+        return float((self.counts() > 0).double().mean())
+
+    def perplexity(self) -> float:
+        """2 to the entropy of the codes in bits: from 1 to their number, of all ranks."""
+        counts = self.counts().double()
+        probabilities = counts / counts.sum()
+        return float(torch.special.entr(probabilities).sum().exp())
+
+
+def _list(names: Mapping[str, Any]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}"

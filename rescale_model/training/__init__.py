@@ -1,0 +1,1 @@
+"""Parts of every training: the step, its guard, checkpoints, resuming, signals."""
