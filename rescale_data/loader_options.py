@@ -20,7 +20,7 @@ class DatasetOptions(Options):
     name: Annotated[str | None, needed(in_file)] = Field(
         None, description="name in logs and of folders"
     )
-    type: str | None = Field(None, description="the data set's class")
+    type: str | None = Field(None, description="class of the dataset")
     scale: Any = Field(None, description="set by BasicSR, if there is one at the top; unused")
     pin_memory: bool | None = Field(
         None,
@@ -44,7 +44,7 @@ class LoaderOptions(DatasetOptions):
         None, ge=0, description="processes that read images; needed for training"
     )
     dataset_enlarge_ratio: float = Field(
-        1, gt=0, description="an epoch is this many times the data set"
+        1, gt=0, description="an epoch is this many passes over the dataset"
     )
     prefetch_mode: Literal["cpu", "cuda"] | None = Field(
         None, description="`cuda` needs `pin_memory`; by default nothing is prefetched"

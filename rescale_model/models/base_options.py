@@ -33,7 +33,7 @@ class FileOptions(Options):
     )
     scale: Any = Field(
         None,
-        description="not used by this project's networks; BasicSR copies it into every data set",
+        description="not used by this project's networks; BasicSR copies it into every dataset",
     )
     datasets: Datasets = Field(
         description="for training `train`, `val`, `val_1` and so on; for testing `test`, `test_1`"

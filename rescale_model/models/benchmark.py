@@ -37,11 +37,11 @@ class BenchmarkOptions(FileOptions):
 
 
 class BenchmarkModel(BaseModel):
-    """Compares bicubic and AIDNs on the pictures of a ``BenchmarkDataset``.
+    """Compares rescaling networks and bicubic interpolation on a ``BenchmarkDataset``.
 
-    For testing only. Every picture is downscaled by every method at every scale, stored in every
-    kind of LR file and restored; after that time and memory of each method are measured. The folder
-    of the results gets ``benchmark.md``, ``.csv``, ``.json`` and ``.png``, and ``options.json``.
+    For testing only. Every image is downscaled by every method at every scale, stored in every
+    kind of LR file and restored; then time and memory of each method are measured. The results
+    folder receives ``benchmark.md``, ``.csv``, ``.json`` and ``.png``, and ``options.json``.
 
     Options: those of :class:`BenchmarkOptions`.
     """
@@ -60,12 +60,12 @@ class BenchmarkModel(BaseModel):
     def validation(
         self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False
     ) -> None:
-        """Compares the methods on a data set and writes the results.
+        """Compares the methods on a dataset and writes the results.
 
         Args:
             dataloader: of a ``BenchmarkDataset``.
-            current_iter: not used, as is ``tb_logger``: BasicSR passes them.
-            tb_logger: see there.
+            current_iter: unused; passed by BasicSR.
+            tb_logger: unused; passed by BasicSR.
             save_img: whether LR and restored images are saved.
         """
         rows = []

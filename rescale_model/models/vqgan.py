@@ -76,7 +76,7 @@ class VQGANModel(RescalingModel):
 
     With ``adaptive_weight`` the weight is the ``loss_weight`` of ``gan_opt`` times the ratio of the
     norms of two gradients at the decoder's last layer: that of pixel and perceptual loss over that
-    of the GAN loss (equation 7 of the paper), at most 10,000. So both have the same say there.
+    of the GAN loss (equation 7 of the paper), at most 10,000. Both then contribute equally there.
 
     The log has ``codes_used``, the share of codes that were nearest to anything since the line
     before, and their ``perplexity``: the number of codes which, used equally often, would carry as
@@ -87,7 +87,7 @@ class VQGANModel(RescalingModel):
     evaluated = ("hr",)
 
     def build_losses(self) -> None:
-        """Builds the losses and, where the options ask for it, the discriminator."""
+        """Builds the losses and, if the options have one, the discriminator."""
         train_opt = self.opt["train"]
         self.cri_pix = self.build_loss("pixel_opt")
         self.cri_codebook = self.build_loss("codebook_opt")
@@ -128,7 +128,7 @@ class VQGANModel(RescalingModel):
     # training ---------------------------------------------------------------------------------
 
     def losses(self, current_iter: int) -> dict[str, Tensor]:
-        """The losses of the network; those of the discriminator are taken afterwards."""
+        """The losses of the network; those of the discriminator follow in :meth:`backward`."""
         with self.autocast("train"):
             restored, z, codes, self.indices = self.net_g(self.gt)
         self.z, self.restored = z.detach(), restored.detach()
@@ -148,7 +148,7 @@ class VQGANModel(RescalingModel):
             self._add_discriminator_gradients()
 
     def after_step(self, current_iter: int) -> None:
-        """The average network, then the code book's upkeep."""
+        """Updates the average network and the usage of codes, and revives unused codes."""
         super().after_step(current_iter)
         for usage in (self.usage, self.logged_usage):
             usage.add(self.indices)
@@ -158,7 +158,7 @@ class VQGANModel(RescalingModel):
                 self._revive_codes(current_iter)
 
     def get_current_log(self) -> dict[str, float]:
-        """The losses of the last step, and the usage of the code book since the last call."""
+        """The losses of the last step, and the codebook usage since the last call."""
         log = super().get_current_log()
         if self.logged_usage.iterations:
             log["codes_used"] = self.logged_usage.share()
@@ -170,9 +170,9 @@ class VQGANModel(RescalingModel):
         return self.adversarial and current_iter >= self.gan_start
 
     def _gan_loss(self, restored: Tensor, likeness: Tensor) -> Tensor:
-        """The weighted loss of a network that is to be taken for real.
+        """The weighted generator loss.
 
-        ``likeness`` is what the adaptive weight compares it with.
+        ``likeness`` is the loss that the adaptive weight compares it with.
         """
         self.net_d.requires_grad_(False)
         # bare: distributed training has no gradient of the discriminator to gather here
@@ -205,7 +205,7 @@ class VQGANModel(RescalingModel):
 
     @torch.no_grad()
     def _revive_codes(self, current_iter: int) -> None:
-        """Moves the codes that were not used onto feature vectors of the present batch."""
+        """Replaces unused codes by feature vectors of the current batch."""
         dead = (self.usage.counts() == 0).nonzero()[:, 0]
         book = self.get_bare_model(self.net_g).quantize.embedding.weight
         vectors = self.z.permute(0, 2, 3, 1).flatten(0, 2).to(book.dtype)
@@ -218,12 +218,12 @@ class VQGANModel(RescalingModel):
         self.usage.clear()
 
     def training_state(self) -> dict[str, Any]:
-        """Adds how often codes were used."""
+        """Adds the usage of codes."""
         usages = {"usage": self.usage.state(), "logged_usage": self.logged_usage.state()}
         return {**super().training_state(), **usages}
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
-        """Goes on from a training state.
+        """Resumes from a training state.
 
         Raises:
             ValueError: it is of a training with other optimisers.
