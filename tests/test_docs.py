@@ -236,8 +236,9 @@ def tiny(words: Sequence[str]) -> list[str]:
         }
         if options.get("network_d"):
             values["network_d:num_feat"] = 4
-        if network is not VQ_TINY:
-            del values["train:percep_opt"], values["train:gan_start"]
+        for key in ("percep_opt", "gan_start"):
+            if key not in options["train"]:  # an option of other models
+                del values[f"train:{key}"]
     said = forced(words)
     keys = {entry.partition("=")[0] for entry in said}
     return said + [
