@@ -297,7 +297,7 @@ def test_files_are_shared_out(tmp_path: Path, pictures: Path) -> None:
 
     result = run("down", "hr", "two", "-s", "2")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("4 of 4 pictures written to two") == 1
+    assert result.stdout.count("4 of 4 images written to two") == 1
     assert (
         main(
             [
@@ -320,6 +320,6 @@ def test_files_are_shared_out(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "two" / "astronaut.png").write_bytes(b"no picture")
     result = run("up", "two", "back")
     assert result.returncode == 1
-    assert "3 of 4 pictures written to back" in result.stdout
+    assert "3 of 4 images written to back" in result.stdout
     assert "error: two/astronaut.png" in result.stderr
     assert len(list((tmp_path / "back").iterdir())) == 3
