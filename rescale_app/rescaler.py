@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rescale_app.arrays import checked, eight_bit
+from rescale_app.devices import Device, torch_device
 from rescale_app.included_weights import find_weights
 from rescale_app.lr_image import UNCHANGED, LRImage, scale_for_size, scale_text
 from rescale_app.quality import SSIM_WINDOW, Comparison, Quality, image_quality, psnr
@@ -35,7 +36,6 @@ from rescale_data.weight_file import fingerprint, read_weights
 
 __all__ = ["Comparison", "LRImage", "Quality", "RescaleWarning", "Rescaler"]
 
-Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 Tile = Literal["auto"] | int | None
 OnProgress = Callable[[str, float], None]
@@ -107,7 +107,7 @@ class Rescaler:
             raise RescaleError(f"precision {precision!r} is unknown: valid are fp32, bf16")
         if not (tile in ("auto", None) or (isinstance(tile, int) and tile >= 1)):
             raise RescaleError(f"tile is {tile!r}: valid are auto, None, a number of pixels from 1")
-        self.device = _torch_device(device)
+        self.device = torch_device(device)
         if compile and (self.device.type != "cuda" or tile is not None):
             raise RescaleError("compile requires a GPU and tile none")
         if precision == "bf16" and not bfloat16_is_native(self.device):
@@ -393,12 +393,3 @@ def _free_gpu_memory(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     kept: int = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free + kept
-
-
-def _torch_device(device: str) -> torch.device:
-    if device not in get_args(Device):
-        raise RescaleError(f"device {device!r} is unknown: valid are auto, cpu, cuda")
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise RescaleError("device cuda is not available: PyTorch finds no GPU; use auto or cpu")
-    return torch.device("cuda" if available and device != "cpu" else "cpu")
