@@ -252,9 +252,11 @@ def _caller() -> str:
 def _device_guard() -> Iterator[None]:
     """Registers a device guard for CUDA, which autograd asks for the current stream.
 
-    A CPU build has none. That of the CPU does nothing, which suits tensors without values.
+    A CPU build has none, and that of a CUDA build fails without a GPU. That of the CPU does
+    nothing, which suits tensors without values.
     """
-    if torch.backends.cuda.is_built():
+    # not torch.cuda.is_available(), which tests replace
+    if torch.backends.cuda.is_built() and torch._C._cuda_getDeviceCount() > 0:
         yield
         return
     folder = Path(torch.__file__).parent / "lib"
