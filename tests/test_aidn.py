@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rescale_arch import AIDN, lr_size
-from rescale_arch.aidn.conditional_resampling import ConditionalResampling, init_experts
+from rescale_arch.aidn.conditional_resampling import (
+    ConditionalResampling,
+    Sampling,
+    init_experts,
+)
 from rescale_arch.memory_format import channels_last
 from rescale_arch.rounding import quantize
 
@@ -143,9 +147,8 @@ def test_conditional_resampling_is_the_papers(ratio: tuple[float, float]) -> Non
     nn.init.normal_(crm.offset.weight)
     x = torch.randn(1, 16, 9, 12)
     size = (round(9 * ratio[0]), round(12 * ratio[1]))
-    torch.testing.assert_close(
-        crm(x, ratio, size), crm_by_matrices(crm, x, ratio, size), rtol=0, atol=1e-5
-    )
+    out = crm(x, Sampling.of(ratio, size, x))
+    torch.testing.assert_close(out, crm_by_matrices(crm, x, ratio, size), rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -154,9 +157,8 @@ def test_features_of_one_row_are_resampled() -> None:
     crm = ConditionalResampling(16, 3)
     x = torch.randn(1, 16, 1, 12)
     size, ratio = (3, 18), (3.0, 1.5)
-    torch.testing.assert_close(
-        crm(x, ratio, size), crm_by_matrices(crm, x, ratio, size), rtol=0, atol=1e-5
-    )
+    out = crm(x, Sampling.of(ratio, size, x))
+    torch.testing.assert_close(out, crm_by_matrices(crm, x, ratio, size), rtol=0, atol=1e-5)
 
 
 class Samplings(TorchDispatchMode):
@@ -179,8 +181,9 @@ class Samplings(TorchDispatchMode):
 def test_sampling_compiles_for_any_size_on_a_gpu(device: str) -> None:
     """On a GPU, align_corners=True dispatches to cuDNN, which does not take dynamic shapes."""
     crm = ConditionalResampling(16, 3).to(device)
+    x = torch.randn(1, 16, 9, 12, device=device)
     with Samplings() as samplings:
-        crm(torch.randn(1, 16, 9, 12, device=device), (0.4, 0.4), (4, 5))
+        crm(x, Sampling.of((0.4, 0.4), (4, 5), x))
     assert samplings.seen == {("grid_sampler_2d", False)}
 
 

@@ -6,6 +6,7 @@ The same class is used in both directions: output size and ratio are arguments.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,41 @@ def init_experts(pool: Tensor) -> None:
     """
     for expert in pool:
         nn.init.kaiming_uniform_(expert, a=math.sqrt(5))
+
+
+class Sampling(NamedTuple):
+    """Everything about an output that depends on its ratio and size, as tensors.
+
+    In single precision at least: half precision cannot distinguish the pixels of a long side.
+    """
+
+    inverse: Tensor
+    """(2,), 1/t: input over output side, (vertical, horizontal)."""
+    rows: Tensor
+    """(h',), positions of the output rows in pixels of the input; 0 is the centre of the first."""
+    row_phases: Tensor
+    """(h',), positions within a pixel, about -0.5 to 0.5."""
+    columns: Tensor
+    """(w',), as ``rows``."""
+    column_phases: Tensor
+    """(w',), as ``row_phases``."""
+
+    @classmethod
+    def of(cls, ratio: tuple[float, float], size: Size, like: Tensor) -> Self:
+        """The sampling of an output.
+
+        Args:
+            ratio: t, output over input side, as (vertical, horizontal). Positions are computed from
+                it, not from the ratio of the sizes, which are rounded.
+            size: (h', w') of the output.
+            like: a tensor on the device of the results.
+        """
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        rows, row_phases = positions((0, size[0]), ratio[0], like.device)
+        columns, column_phases = positions((0, size[1]), ratio[1], like.device)
+        axes = (rows, row_phases, columns, column_phases)
+        inverse = inverse_ratio(ratio, rows.new_empty(0, dtype=dtype))
+        return cls(inverse, *(axis.to(dtype) for axis in axes))
 
 
 class ConditionalResampling(nn.Module):
@@ -41,7 +77,7 @@ class ConditionalResampling(nn.Module):
         num_expert: E.
 
     Shape:
-        (B, C, h, w), size (h', w') -> (B, C, h', w')
+        (B, C, h, w), sampling of (h', w') -> (B, C, h', w')
     """
 
     def __init__(self, num_feat: int, num_expert: int) -> None:
@@ -60,27 +96,15 @@ class ConditionalResampling(nn.Module):
         init_experts(self.weight_compress)
         init_experts(self.weight_expand)
 
-    def forward(self, x: Tensor, ratio: tuple[float, float], size: Size) -> Tensor:
-        """Resamples ``x`` to ``size``.
-
-        Args:
-            x: (B, C, h, w).
-            ratio: t, output over input side, as (vertical, horizontal). Sample positions are
-                computed from it, not from the ratio of the sizes, which are rounded.
-            size: (h', w').
-        """
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        rows, row_phase = (t.to(dtype) for t in positions((0, size[0]), ratio[0], x.device))
-        columns, column_phase = (t.to(dtype) for t in positions((0, size[1]), ratio[1], x.device))
-        f0 = _bilinear(x, rows[:, None], columns[None, :])
-        embedding = self._embed(f0, ratio, row_phase, column_phase)
+    def forward(self, x: Tensor, sampling: Sampling) -> Tensor:
+        """Resamples ``x`` to the positions of ``sampling``."""
+        rows, columns = sampling.rows[:, None], sampling.columns[None, :]
+        embedding = self._embed(_bilinear(x, rows, columns), sampling)
         offset = self.offset(embedding).to(rows.dtype)  # pixels of x; channel 0 is horizontal
-        f1 = _bilinear(x, rows[:, None] + offset[:, 1], columns[None, :] + offset[:, 0])
+        f1 = _bilinear(x, rows + offset[:, 1], columns + offset[:, 0])
         return self._filter(f1, self.routing(embedding))
 
-    def _embed(
-        self, f0: Tensor, ratio: tuple[float, float], row_phase: Tensor, column_phase: Tensor
-    ) -> Tensor:
+    def _embed(self, f0: Tensor, sampling: Sampling) -> Tensor:
         """``body`` on the channels [1/t_v, 1/t_h, r_y, r_x, f0].
 
         The first four vary along at most one axis, so their part of the first convolution is
@@ -90,10 +114,12 @@ class ConditionalResampling(nn.Module):
         assert isinstance(first, nn.Conv2d)
         assert first.bias is not None
         weight = first.weight[:, :, 0, 0]
-        bias = first.bias + weight[:, 0] / ratio[0] + weight[:, 1] / ratio[1]
+        bias = first.bias + (weight[:, :2] * sampling.inverse).sum(1).to(weight.dtype)
+        row_phases = sampling.row_phases.to(weight.dtype)
+        column_phases = sampling.column_phases.to(weight.dtype)
         out = F.conv2d(f0, first.weight[:, 4:], bias)
-        out = out + (weight[:, 2, None] * row_phase.to(weight.dtype)).to(out.dtype)[:, :, None]
-        out = out + (weight[:, 3, None] * column_phase.to(weight.dtype)).to(out.dtype)[:, None, :]
+        out = out + (weight[:, 2, None] * row_phases).to(out.dtype)[:, :, None]
+        out = out + (weight[:, 3, None] * column_phases).to(out.dtype)[:, None, :]
         for layer in rest:
             out = layer(out)
         return out
@@ -109,6 +135,11 @@ class ConditionalResampling(nn.Module):
         # autocast on CUDA would return float32, and the following product with it
         compressed = products.sum(1, keepdim=True, dtype=products.dtype)
         return f1 + F.conv2d((compressed * routing).flatten(1, 2), expand)
+
+
+def inverse_ratio(ratio: tuple[float, float], like: Tensor) -> Tensor:
+    """(1 / t_vertical, 1 / t_horizontal), created on the device to avoid a blocking copy."""
+    return torch.cat([like.new_full((1,), 1 / factor) for factor in ratio])
 
 
 def positions(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rescale_arch.aidn.conditional_resampling import Sampling
 from rescale_arch.aidn.differentiable_jpeg import DifferentiableJPEG
 from rescale_arch.aidn.tiling import mirrored, rescale_columns, rescale_in_bands
 from rescale_arch.aidn.trunk import RescalingTrunk, sub_pixel_down, sub_pixel_up
@@ -297,7 +298,7 @@ class AIDN(nn.Module):
                 size,
             )
             return out
-        rescaled: Tensor = trunk(x, ratio, size)
+        rescaled: Tensor = trunk(x, Sampling.of(ratio, size, x))
         return rescaled
 
     def _uses_strips(self, x: Tensor) -> bool:

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import fuse_conv_bn_weights
 
+from rescale_arch.aidn.conditional_resampling import inverse_ratio
 from rescale_arch.aidn.scale_adaption import ScaleAdaption
-from rescale_arch.aidn.trunk import RescalingTrunk, ResidualBlock, inverse_ratio
+from rescale_arch.aidn.trunk import RescalingTrunk, ResidualBlock
 from rescale_arch.regions import Read, Span
 
 Pair = tuple[float, float]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rescale_arch.aidn.conditional_resampling import ConditionalResampling
+from rescale_arch.aidn.conditional_resampling import ConditionalResampling, Sampling
 from rescale_arch.aidn.scale_adaption import ScaleAdaption
-from rescale_arch.scales import Size
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
@@ -18,7 +17,7 @@ class RescalingTrunk(nn.Module):
     With ``resampling``, the network supports any ratio; ``sub_pixel`` is the fixed-scale variant.
 
     Shape:
-        (B, 3, H, W), ratio t, size (h', w') -> (B, 3, h', w')
+        (B, 3, H, W), sampling of (h', w') -> (B, 3, h', w')
     """
 
     def __init__(
@@ -66,22 +65,22 @@ class RescalingTrunk(nn.Module):
             resampling=ConditionalResampling(num_feat, num_crm_expert),
         )
 
-    def forward(self, x: Tensor, ratio: tuple[float, float], size: Size) -> Tensor:
-        """Rescales ``x`` to ``size``; ``ratio`` is output over input side, vertical first."""
+    def forward(self, x: Tensor, sampling: Sampling) -> Tensor:
+        """Rescales ``x``; the fixed-scale variant ignores ``sampling``."""
         # The first and last convolutions are excluded from autocast: bfloat16 is too coarse for
         # images with 8 bits.
         with torch.autocast(x.device.type, enabled=False):
             head = self.head(self.sub_mean(x))
         features = head.to(compute_dtype(x))  # the sums of the blocks stay in half precision, too
         *blocks, last = self.body
-        inverse = inverse_ratio(ratio, x)
+        inverse = sampling.inverse.to(x.dtype)
         for index, block in enumerate(blocks, start=1):
             features = block(features)
             if self.sa_adapt and index % self.adapt_interval == 0:
                 features = self.sa_adapt[index // self.adapt_interval - 1](features, inverse)
         features = last(features) + head
         if self.sa_sample is not None:
-            features = self.sa_sample(features, ratio, size)
+            features = self.sa_sample(features, sampling)
         sub_pixel, last = self.tail
         features = sub_pixel(features)
         with torch.autocast(x.device.type, enabled=False):
@@ -145,11 +144,6 @@ def sub_pixel_down(num_feat: int, scale: int) -> nn.Sequential:
 def _steps(scale: int) -> tuple[int, int]:
     """The factor of a step, and the number of steps."""
     return (3, 1) if scale == 3 else (2, scale.bit_length() - 1)
-
-
-def inverse_ratio(ratio: tuple[float, float], like: Tensor) -> Tensor:
-    """(1 / t_vertical, 1 / t_horizontal), created on the device to avoid a blocking copy."""
-    return torch.cat([like.new_full((1,), 1 / factor) for factor in ratio])
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
