@@ -33,6 +33,7 @@ from rescale_model.models.base import RescalingModel
 from rescale_model.models.base_options import FileOptions
 from rescale_model.option_types import SCHEDULERS, TypedKeywords
 from rescale_model.signature_options import Keywords, from_signature
+from rescale_model.training.random_jpeg import RandomJPEG
 from rescale_model.training.scale_schedule import ScaleSchedule
 
 _ALL = RescalingModel.OPTIONS
@@ -66,6 +67,8 @@ def reference() -> str:
         parts += _table(f"`network_g` of type `{name}`", _keywords(cls), _summary(cls))
     schedule = _keywords(ScaleSchedule, ("seed",))
     parts += _table("`train: scales` of `AIDNModel`", schedule, _summary(ScaleSchedule))
+    jpeg = _keywords(RandomJPEG, ("seed",))
+    parts += _table("`train: jpeg` of `AIDNModel`", jpeg, _summary(RandomJPEG))
     parts += ["## `train: scheduler`", "", *_lists(SCHEDULERS, ("optimizer", "last_epoch"))]
     losses = dict(_ours(LOSS_REGISTRY))
     for name, cls in losses.items():

@@ -24,6 +24,7 @@ from rescale_arch import AIDN
 from rescale_arch.bicubic import bicubic_lr
 from rescale_data.weight_file import save_weights
 from rescale_model.models.aidn import AIDNModel
+from rescale_model.training.random_jpeg import RandomJPEG
 from rescale_model.training.scale_schedule import ScaleSchedule
 
 Weights = dict[str, Tensor]
@@ -133,6 +134,38 @@ def test_losses_are_those_of_the_recipe(make: Make) -> None:
     log = model.get_current_log()
     assert log["l_pix"] == pytest.approx(2 * (restored - hr).abs().mean().item(), rel=1e-5)
     assert log["l_guide"] == pytest.approx((lr - guide).square().mean().item(), rel=1e-5)
+
+
+def test_a_step_uses_the_jpeg_of_its_iteration(make: Make) -> None:
+    options = {"quality": [30, 90], "chroma": [444, 420]}
+    model = make(network_g__jpeg_quality=90, train__jpeg=options)
+    jpeg = RandomJPEG((30, 90), (444, 420), seed=3)
+    net = network(0, jpeg_quality=90)
+    for iteration in (1, 2, 40):
+        net.load_state_dict(model.net_g.state_dict())
+        step(model, iteration)
+        setting = jpeg.setting(iteration)
+        _, restored = net(model.gt, model.scale, jpeg.channel(setting))
+        log = model.get_current_log()
+        assert (log["jpeg"], log["chroma"]) == (setting.quality, setting.chroma)
+        assert log["l_pix"] == pytest.approx((restored - model.gt).abs().mean().item(), rel=1e-5)
+        assert model.step_note() == f"scale {model.scale:g}, {setting}"
+
+
+def test_without_the_option_the_jpeg_is_that_of_the_network(make: Make) -> None:
+    model = make(network_g__jpeg_quality=90)
+    net = network(0, jpeg_quality=90)
+    net.load_state_dict(model.net_g.state_dict())
+    step(model, 1)
+    _, restored = net(model.gt, model.scale)
+    log = model.get_current_log()
+    assert log["l_pix"] == pytest.approx((restored - model.gt).abs().mean().item(), rel=1e-5)
+    assert not {"jpeg", "chroma"} & log.keys()
+
+
+def test_random_jpeg_is_for_a_network_with_jpeg(make: Make) -> None:
+    with pytest.raises(ValueError, match="option train: jpeg: the network has no JPEG: set netw"):
+        make(train__jpeg={})
 
 
 @pytest.mark.parametrize("schedule", [[[7, 0], [3, 10]], {7: 0, 3: 10}])

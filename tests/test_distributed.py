@@ -222,7 +222,13 @@ def test_a_resumed_pair_ends_as_one_that_was_not_stopped(tmp_path: Path, picture
     build_lmdb(pictures, tmp_path / "train.lmdb")
     options = changed(
         train_options(tmp_path / "train.lmdb", pictures),
-        {"train: total_iter": 6, "val": None, "logger: save_checkpoint_freq": 3},
+        {
+            "train: total_iter": 6,
+            "network_g: jpeg_quality": 90,
+            "train: jpeg": {},
+            "val": None,
+            "logger: save_checkpoint_freq": 3,
+        },
     )
     torchrun(tmp_path, "train", options)
     experiment = tmp_path / "experiments" / "small"

@@ -71,6 +71,7 @@ def test_valid_options_pass(train: dict[str, Any], test: dict[str, Any], check: 
     check(train)
     check(test, is_train=False)
     check(changed(train, {"val": None}))
+    check(changed(train, {"train: jpeg": {"quality": [75, 75], "chroma": [444], "real": False}}))
     check(changed(train, {"train: scales": ..., "manual_seed": None, "train: total_iter": 5e5}))
 
 
@@ -175,6 +176,12 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"train: guide_weights": {"soon": 10}}, "train: guide_weights is {'soon': 10}: needed"),
         ({"train: scales: low": 0.5}, "train: scales: .*low 0.5"),
         ({"train: scales: step": "fine"}, "train: scales: "),
+        ({"train: jpeg": {"quality": [95, 60]}}, r"train: jpeg: .*quality \[95, 60\]: valid are"),
+        ({"train: jpeg": {"quality": 75}}, "train: jpeg: quality is 75: a list of 2"),
+        ({"train: jpeg": {"quality": ["low", 75]}}, "train: jpeg: quality: 0 is 'low'"),
+        ({"train: jpeg": {"chroma": [422]}}, "train: jpeg: chroma: 0 is 422: valid are 420, 444"),
+        ({"train: jpeg": {"real": 1}}, "train: jpeg: real is 1: true or false"),
+        ({"train: jpeg": {"seed": 1}}, "train: jpeg: seed"),
         ({"train: total_iter": "many"}, "train: total_iter is 'many'"),
         ({"val: scales": 2.5}, "val: scales is 2.5: a list"),
         ({"val: scales": [2, 9]}, "val: scales: scale 9"),

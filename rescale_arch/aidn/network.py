@@ -8,6 +8,7 @@ for sides that are not multiples of the factor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from rescale_compat.errors import RescaleError
@@ -56,8 +57,8 @@ class AIDN(nn.Module):
             with sub-pixel convolution instead of the CRM and without scale adaption.
         quantization: gradient of the 8-bit rounding, ``'round_soft'`` or ``'ste'`` (see
             :func:`rescale_arch.rounding.quantize`); None: the LR image is not rounded.
-        jpeg_quality: 1 to 100 adds a differentiable JPEG of that quality after the rounding (AIDN+,
-            quality 90); requires BasicSR. None: no JPEG.
+        jpeg_quality: 1 to 100 adds a differentiable JPEG (4:2:0) of that quality after the rounding
+            (AIDN+, quality 90). None: no JPEG.
 
     Attributes:
         engine: how a direction is computed. ``'layers'``: layer by layer on the whole image.
@@ -110,7 +111,7 @@ class AIDN(nn.Module):
         self.fixed_scale = fixed_scale
         self.quantization = quantization
         self.jpeg_quality = jpeg_quality
-        self._jpeg = None if jpeg_quality is None else DifferentiableJPEG(jpeg_quality)
+        self._jpeg = DifferentiableJPEG()
 
         self.engine: Engine = "auto"
         trunks = []
@@ -231,16 +232,29 @@ class AIDN(nn.Module):
         factors, small = self._geometry(size, scale, tile)
         rescale_in_bands(self.up_net, factors, small, size, tile, read, write)
 
-    def forward(self, hr: Tensor, scale: Scale | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        hr: Tensor,
+        scale: Scale | None = None,
+        channel: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The round trip for training: (LR image before quantisation, restored image).
+
+        Args:
+            hr: see :meth:`downscale`.
+            scale: see :meth:`downscale`.
+            channel: what the quantised LR image goes through before it is restored, as a function
+                with a gradient; None: the JPEG of ``jpeg_quality``, if any.
 
         Shape:
             (B, 3, H, W) -> (B, 3, h, w), (B, 3, H, W)
         """
         lr = self.downscale(hr, scale)
         stored = lr if self.quantization is None else quantize(lr, self.quantization)
-        if self._jpeg is not None:
-            stored = self._jpeg(stored)
+        if channel is not None:
+            stored = channel(stored)
+        elif self.jpeg_quality is not None:
+            stored = self._jpeg(stored, self.jpeg_quality)
         return lr, self.upscale(stored, scale, size=(hr.shape[-2], hr.shape[-1]))
 
     @staticmethod

@@ -25,12 +25,18 @@ from rescale_model.models.base_options import (
 )
 from rescale_model.option_types import Loss
 from rescale_model.signature_options import from_signature, no_text_numbers
+from rescale_model.training.random_jpeg import JPEGSetting, RandomJPEG
 from rescale_model.training.scale_schedule import ScaleSchedule
 
 
 def _check_schedule(scales: dict[Any, Any]) -> dict[Any, Any]:
     ScaleSchedule(**scales)
     return scales
+
+
+def _check_jpeg(jpeg: dict[Any, Any]) -> dict[Any, Any]:
+    RandomJPEG(**jpeg)
+    return jpeg
 
 
 def _check_pairs(scales: list[Any]) -> list[Any]:
@@ -55,6 +61,12 @@ Scales = Annotated[
     dict[Any, Any],
     DeclaredBy(lambda _: from_signature(ScaleSchedule, ("seed",))),
     AfterValidator(_check_schedule),
+]
+
+JPEG = Annotated[
+    dict[Any, Any],
+    DeclaredBy(lambda _: from_signature(RandomJPEG, ("seed",))),
+    AfterValidator(_check_jpeg),
 ]
 
 GuideWeights = Annotated[
@@ -92,6 +104,11 @@ class AIDNTrainOptions(TrainOptions):
         None,
         description="the scales of the iterations; see below. Without effect where `network_g` has "
         "a `fixed_scale`",
+    )
+    jpeg: JPEG | None = Field(
+        None,
+        description="AIDN+: the JPEG files of the iterations, in place of the differentiable JPEG "
+        "of `network_g: jpeg_quality`; see below. `{}`: with all defaults",
     )
 
 
@@ -135,13 +152,24 @@ class AIDNModel(RescalingModel):
         self.guide_weights = read_guide_weights(self.opt["train"].get("guide_weights"))
         scales = self.opt["train"].get("scales") or {}
         self.schedule = ScaleSchedule(**scales, seed=self.opt["manual_seed"])
+        jpeg = self.opt["train"].get("jpeg")
+        self.jpeg = None if jpeg is None else RandomJPEG(**jpeg, seed=self.opt["manual_seed"])
+        self.jpeg_setting: JPEGSetting | None = None
+        if self.jpeg is not None and self.get_bare_model(self.net_g).jpeg_quality is None:
+            raise RescaleError(
+                "option train: jpeg: the network has no JPEG: set network_g: jpeg_quality, too"
+            )
 
     def losses(self, current_iter: int) -> dict[str, Tensor]:
-        """The losses at the iteration's scale, one for the whole batch."""
+        """The losses at the iteration's scale and JPEG quality, one for the whole batch."""
         fixed = self.get_bare_model(self.net_g).fixed_scale
         self.scale = float(fixed) if fixed else self.schedule(current_iter)
+        channel = None
+        if self.jpeg is not None:
+            self.jpeg_setting = self.jpeg.setting(current_iter)
+            channel = self.jpeg.channel(self.jpeg_setting)
         with self.autocast("train"):
-            lr, restored = self.net_g(self.gt, self.scale)
+            lr, restored = self.net_g(self.gt, self.scale, channel)
         guide = bicubic_lr(self.gt, self.scale)
         for start, weight in self.guide_weights:
             if start <= current_iter:
@@ -152,12 +180,16 @@ class AIDNModel(RescalingModel):
         }
 
     def step_note(self) -> str:
-        """The scale of the step."""
-        return f"scale {self.scale:g}"
+        """The scale of the step, and its JPEG."""
+        jpeg = "" if self.jpeg_setting is None else f", {self.jpeg_setting}"
+        return f"scale {self.scale:g}{jpeg}"
 
     def get_current_log(self) -> dict[str, float]:
-        """The losses, and the scale that they are of."""
-        return {**super().get_current_log(), "scale": self.scale}
+        """The losses, and the scale and JPEG that they are of."""
+        log = {**super().get_current_log(), "scale": self.scale}
+        if self.jpeg_setting is not None:
+            log |= {"jpeg": self.jpeg_setting.quality, "chroma": self.jpeg_setting.chroma}
+        return log
 
     def validation_cases(self) -> dict[str, Any]:
         """The scales of ``val: scales``: ``x2.5``, or ``x2.5x1.5`` for a pair."""
