@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import rescale_compat  # noqa: F401  before BasicSR, which needs it on current torchvision
 from rescale_compat.errors import RescaleError
@@ -25,7 +25,7 @@ from rescale_app.lr_image import UNCHANGED, LRImage, scale_for_size, scale_text
 from rescale_app.quality import SSIM_WINDOW, Comparison, Quality, image_quality, psnr
 from rescale_arch import imresize
 from rescale_arch.architecture import find_architecture, load_network
-from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native
+from rescale_arch.bfloat16 import SLOW_BFLOAT16, Precision, bfloat16_is_native, uses_bfloat16
 from rescale_arch.compiling import compile_for_inference
 from rescale_arch.inference_kernels import inference_kernels
 from rescale_arch.memory_format import channels_last
@@ -36,7 +36,6 @@ from rescale_data.weight_file import fingerprint, read_weights
 
 __all__ = ["Comparison", "LRImage", "Quality", "RescaleWarning", "Rescaler"]
 
-Precision = Literal["fp32", "bf16"]
 Tile = Literal["auto"] | int | None
 OnProgress = Callable[[str, float], None]
 """Called with the name of the current step and the completed fraction of it, from 0 to 1."""
@@ -57,8 +56,9 @@ class Rescaler:
             weights; default: ``'aidn-small'``. They determine the network.
         device: ``'auto'`` selects the GPU if available.
         precision: ``'bf16'`` computes in bfloat16 where that is safe: slightly less accurate, and
-            faster on devices with bfloat16 instructions. ``'fp32'`` does not use TF32 on a GPU:
-            results agree with those of a CPU up to rounding.
+            faster on devices with bfloat16 instructions (GPUs from Ampere, CPUs with AMX,
+            AVX-512 BF16 or Arm's BF16). ``'auto'`` uses it on those, and ``'fp32'`` elsewhere.
+            ``'fp32'`` does not use TF32 on a GPU: results agree with those of a CPU up to rounding.
         method: name of the required network architecture, such as ``'aidn'`` or ``'vqir16'``;
             default: any.
         tile: side of the tiles in HR pixels; with tiles, memory does not grow with the image.
@@ -76,6 +76,7 @@ class Rescaler:
         architecture: describes the network.
         network: the network, in evaluation mode.
         fingerprint: identifies the weights; stored in LR images.
+        precision: ``'fp32'`` or ``'bf16'``, as computed with.
 
     Warns:
         RescaleWarning: ``precision`` is ``'bf16'`` and the device has no bfloat16 instructions.
@@ -95,7 +96,7 @@ class Rescaler:
         self,
         weights: str | os.PathLike[str] | None = None,
         device: Device = "auto",
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         method: str | None = None,
         tile: Tile = "auto",
         progress: bool | OnProgress = False,
@@ -103,16 +104,15 @@ class Rescaler:
     ) -> None:
         if method is not None:
             find_architecture(method)
-        if precision not in get_args(Precision):
-            raise RescaleError(f"precision {precision!r} is unknown: valid are fp32, bf16")
         if not (tile in ("auto", None) or (isinstance(tile, int) and tile >= 1)):
             raise RescaleError(f"tile is {tile!r}: valid are auto, None, a number of pixels from 1")
         self.device = torch_device(device)
         if compile and (self.device.type != "cuda" or tile is not None):
             raise RescaleError("compile requires a GPU and tile none")
-        if precision == "bf16" and not bfloat16_is_native(self.device):
+        bf16 = uses_bfloat16(precision, self.device)
+        if bf16 and not bfloat16_is_native(self.device):
             warnings.warn(f"precision {SLOW_BFLOAT16}", RescaleWarning, stacklevel=2)
-        self.precision = precision
+        self.precision: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
         self.tile = tile
         self.progress = progress
         path = find_weights(weights, method)

@@ -1,12 +1,19 @@
-"""Detection of native bfloat16 support."""
+"""Precisions, and detection of native bfloat16 support."""
 
 from __future__ import annotations
 
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Literal, get_args
+
+from rescale_compat.errors import RescaleError
 
 import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""``"auto"``: bfloat16 on devices that have instructions for it, float32 on others."""
+PRECISIONS = get_args(Precision)
 
 SLOW_BFLOAT16 = (
     "bf16 on a device without bfloat16 instructions takes several times as long as fp32 and is "
@@ -16,6 +23,17 @@ SLOW_BFLOAT16 = (
 
 # Names in /proc/cpuinfo, of x86 and Arm processors.
 _NATIVE = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def uses_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether a `Precision` means bfloat16 on ``device``.
+
+    Raises:
+        ValueError: the precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise RescaleError(f"precision is {precision!r}: valid are {', '.join(PRECISIONS)}")
+    return bfloat16_is_native(device) if precision == "auto" else precision == "bf16"
 
 
 def bfloat16_is_native(device: torch.device) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
@@ -11,10 +11,7 @@ from rescale_compat.errors import RescaleError
 import torch
 from basicsr.utils import get_root_logger
 
-from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native
-
-Precision = Literal["fp32", "bf16"]
-PRECISIONS = get_args(Precision)
+from rescale_arch.bfloat16 import SLOW_BFLOAT16, bfloat16_is_native, uses_bfloat16
 
 
 def check_gpus(opt: Mapping[str, Any]) -> None:
@@ -47,12 +44,11 @@ def autocast(device: torch.device, section: str, options: Mapping[str, Any]) -> 
     Raises:
         ValueError: the precision is unknown.
     """
-    precision = options.get("precision", "fp32")
-    if precision not in PRECISIONS:
-        raise RescaleError(
-            f"option {section}: precision is {precision!r}: valid are {', '.join(PRECISIONS)}"
-        )
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    try:
+        bf16 = uses_bfloat16(options["precision"], device)
+    except RescaleError as error:
+        raise RescaleError(f"option {section}: {error}") from None
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 def warn_of_slow_bfloat16(opt: Mapping[str, Any], device: torch.device) -> None:

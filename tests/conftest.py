@@ -36,6 +36,14 @@ def _seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _auto_is_fp32() -> Iterator[None]:
+    """``precision: auto`` is fp32 in this process: results are compared with other computations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rescale_arch.bfloat16.bfloat16_is_native", lambda device: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four small PNG pictures, RGB and 8-bit, of even, odd and uneven sizes.

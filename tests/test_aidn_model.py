@@ -281,7 +281,7 @@ def test_wrong_options(make: Make, changes: dict[str, Any], message: str) -> Non
 
 def test_an_unknown_precision(make: Make) -> None:
     model = make(train__precision="fp16")
-    with pytest.raises(ValueError, match="train: precision is 'fp16': valid are fp32, bf16"):
+    with pytest.raises(ValueError, match="train: precision is 'fp16': valid are auto, fp32, bf16"):
         step(model, 1)
 
 

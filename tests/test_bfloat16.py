@@ -9,10 +9,15 @@ import pytest
 import torch
 from training import changed, model_options, train_options
 
-from rescale_arch import bfloat16
+from rescale_app.cli import main
+from rescale_arch import AIDN, bfloat16
+from rescale_arch.bfloat16 import bfloat16_is_native
+from rescale_data.weight_file import save_weights
+from rescale_model.device import autocast
 from rescale_model.models.aidn import AIDNModel
 
 CPU = torch.device("cpu")
+TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +38,7 @@ def test_a_cpu_is_judged_by_what_linux_reports(
     monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo)
     bfloat16._cpu_features.cache_clear()
     try:
-        assert bfloat16.bfloat16_is_native(CPU) is native
+        assert bfloat16_is_native(CPU) is native
     finally:
         bfloat16._cpu_features.cache_clear()
 
@@ -44,7 +49,7 @@ def test_a_gpu_is_judged_without_emulation(native: bool, monkeypatch: pytest.Mon
         return native or including_emulation
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert bfloat16.bfloat16_is_native(torch.device("cuda")) is native
+    assert bfloat16_is_native(torch.device("cuda")) is native
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -70,3 +75,52 @@ def test_a_training_in_slow_bf16_is_warned_of_once(
         assert len(lines) == (0 if native else 1)
         for line in lines:
             assert line.startswith(f"Option {' and '.join(sections)}: precision: bf16 on a device")
+
+
+@pytest.fixture(params=[True, False], ids=["native", "emulated"])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Devices with instructions for bfloat16, and those without."""
+    is_native = bool(request.param)
+    monkeypatch.setattr(bfloat16, "bfloat16_is_native", lambda device: is_native)
+    return is_native
+
+
+def test_auto_is_bf16_where_that_is_native(native: bool) -> None:
+    assert bfloat16.uses_bfloat16("auto", CPU) is native
+    assert bfloat16.uses_bfloat16("bf16", CPU)
+    assert not bfloat16.uses_bfloat16("fp32", CPU)
+    with pytest.raises(ValueError, match="precision is 'half': valid are auto, fp32, bf16"):
+        bfloat16.uses_bfloat16("half", CPU)
+
+
+def test_compare_without_an_option_computes_in_the_faster_precision(
+    native: bool, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(tmp_path / "tiny.safetensors")
+    save_weights(Path(weights), AIDN(**TINY).state_dict(), config=TINY)
+    image = str(pictures / "astronaut.png")
+    compare = ["compare", image, "-o", str(tmp_path / "panel.png"), "--weights", weights]
+    seen: dict[str, str] = {}
+    for precision in ("auto", "fp32", "bf16"):
+        chosen = [] if precision == "auto" else ["--precision", precision]
+        assert main([*compare, "--device", "cpu", *chosen]) == 0
+        seen[precision] = capsys.readouterr().out
+    for precision, text in seen.items():
+        used = precision if precision != "auto" else "bf16" if native else "fp32"
+        assert f", in {used}\n" in text
+    figures = {key: text.partition("seconds")[0] for key, text in seen.items()}
+    assert figures["auto"] == figures["bf16" if native else "fp32"]
+    assert figures["fp32"] != figures["bf16"]
+
+
+def test_validation_without_an_option_computes_in_the_faster_precision(
+    native: bool, pictures: Path, tmp_path: Path
+) -> None:
+    options = changed(train_options(pictures, pictures), {"val: precision": None})
+    model = AIDNModel(model_options(options, tmp_path, is_train=True))
+    with model.autocast("val"):
+        assert torch.is_autocast_enabled("cpu") is native
+    with model.autocast("train"):  # whose default is fp32
+        assert not torch.is_autocast_enabled("cpu")
+    with autocast(CPU, "val", {"precision": "bf16"}):
+        assert torch.is_autocast_enabled("cpu")

@@ -210,7 +210,7 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"path: strict_load_g": "no"}, "path: strict_load_g is 'no': true or false"),
         ({"train: ema_decay": "slow"}, "train: ema_decay is 'slow': a number from 0"),
         ({"train: skip_non_finite": 1}, "train: skip_non_finite is 1: true or false"),
-        ({"train: precision": "fp16"}, "train: precision is 'fp16': valid are fp32, bf16"),
+        ({"train: precision": "fp16"}, "train: precision is 'fp16': valid are auto, fp32, bf16"),
         ({"train: optim_g: betas": 0.9}, "train: optim_g: betas is 0.9: a list of 2 is"),
         ({"train: optim_g: weight_decay": None}, "weight_decay is None: a number is needed"),
         ({"train: pixel_opt: loss_weight": "one"}, "pixel_opt: loss_weight is 'one': a number"),

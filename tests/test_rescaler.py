@@ -354,7 +354,7 @@ def test_vqir_in_tiles(vqir: tuple[Path, VQIR]) -> None:
 def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.pth: no such weights file"):
         Rescaler(tmp_path / "gone.pth")
-    with pytest.raises(ValueError, match="precision 'fp8'"):
+    with pytest.raises(ValueError, match="precision is 'fp8': valid are auto, fp32, bf16"):
         Rescaler(weights, precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method 'edsr' is unknown: valid are aidn, vqir16"):
         Rescaler(weights, method="edsr")

@@ -74,9 +74,10 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="bf16 is slightly less accurate, and faster on devices with bfloat16 instructions",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="bf16 is slightly less accurate, and faster on devices with bfloat16 instructions "
+        "(default: auto, bf16 on those and fp32 elsewhere)",
     )
     parser.add_argument(
         "--tile",

@@ -70,12 +70,12 @@ def run(args: argparse.Namespace) -> int:
     for loss in find_losses(args.input.read_bytes()):
         if loss is not Loss.METADATA:  # metadata is not expected in a panel
             print_warning(f"{args.input}: {loss.value}")
-    print(_table(args.input, scale, comparison))
+    print(_table(args.input, scale, comparison, rescaler.precision))
     print(f"side by side: {panel}")
     return 0
 
 
-def _table(source: Path, scale: str, comparison: Comparison) -> str:
+def _table(source: Path, scale: str, comparison: Comparison, precision: str) -> str:
     height, width = comparison.hr.shape[:2]
     lr = comparison.lr
     rows = [
@@ -94,5 +94,6 @@ def _table(source: Path, scale: str, comparison: Comparison) -> str:
     rows.append(
         f"LR fidelity: PSNR {comparison.lr_psnr:.2f} dB RGB, {comparison.lr_psnr_y:.2f} dB Y"
     )
-    rows.append(f"seconds: down {comparison.seconds_down:.2f}, up {comparison.seconds_up:.2f}")
+    down, up = comparison.seconds_down, comparison.seconds_up
+    rows.append(f"seconds: down {down:.2f}, up {up:.2f}, in {precision}")
     return "\n".join(rows)

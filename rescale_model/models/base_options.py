@@ -6,8 +6,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from rescale_arch.bfloat16 import Precision
 from rescale_data.option_schema import ExistingPath, Options, in_testing, in_training, needed
-from rescale_model.device import Precision
 from rescale_model.evaluation.validation import EvaluationOptions
 from rescale_model.option_types import Datasets, Network, Optimizer, Scheduler
 
@@ -88,7 +88,8 @@ class TrainOptions(Options):
     )
     precision: Precision = Field(
         "fp32",
-        description="`bf16`: autocast, faster on recent GPUs and CPUs. On a GPU, `fp32` "
+        description="`bf16`: autocast, faster on recent GPUs and CPUs; `auto`: on those that have "
+        "instructions for it. On a GPU, `fp32` "
         "convolutions are computed in TF32 in training, as is PyTorch's default",
     )
     compile: bool = Field(
@@ -119,9 +120,9 @@ class ValOptions(EvaluationOptions):
         description="true: saves LR and restored images; the LR files carry what `rescale up` needs"
     )
     precision: Precision = Field(
-        "fp32",
-        description="`bf16`: autocast; `fp32` in validation and tests is fp32 on a GPU too, not "
-        "TF32",
+        "auto",
+        description="`bf16`: autocast; `auto`: on GPUs and CPUs that have instructions for it, and "
+        "`fp32` on others. In validation and tests `fp32` is fp32 on a GPU too, not TF32",
     )
 
 
