@@ -108,6 +108,53 @@ class EdgeLoss(nn.Module):
         return self.loss_weight * 2 * _laplacian(pred - target, self.blur.to(pred)).abs().mean()
 
 
+class GradientLoss(nn.Module):
+    """Mean absolute difference of image gradients at several scales.
+
+    The multi-scale gradient matching term of MiDaS (arXiv 1907.01341) on images: the gradients are
+    differences of neighbouring pixels, horizontal and vertical, and each scale is the average of
+    2 x 2 pixels of the one before. The terms are summed over directions and scales. It penalises
+    blurred edges, large and small, and needs no trained network.
+
+    Args:
+        loss_weight: factor of the loss on images in [-1, 1]; the inputs are in [0, 1].
+        scales: number of scales; 4: full, 1/2, 1/4 and 1/8 size.
+
+    Raises:
+        ValueError: ``scales`` is less than 1.
+    """
+
+    def __init__(self, loss_weight: float = 1.0, scales: int = 4) -> None:
+        super().__init__()
+        if scales < 1:
+            raise RescaleError(f"GradientLoss: scales is {scales}: at least 1 is needed")
+        self.loss_weight = loss_weight
+        self.scales = scales
+
+    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Computes the loss of images in [0, 1].
+
+        Shape:
+            (B, C, H, W), the same -> ()
+
+        Raises:
+            ValueError: a side is below ``2 ** scales`` pixels.
+        """
+        height, width = pred.shape[-2:]
+        if min(height, width) < 2**self.scales:
+            raise RescaleError(
+                f"GradientLoss: images of {height} x {width} pixels: {self.scales} scales need at "
+                f"least {2**self.scales} x {2**self.scales}"
+            )
+        # As in EdgeLoss: all of it is linear before the absolute value, and [-1, 1] doubles it.
+        difference = 2 * (pred - target)
+        loss = _total_variation(difference)
+        for _ in range(1, self.scales):
+            difference = F.avg_pool2d(difference, 2)
+            loss = loss + _total_variation(difference)
+        return self.loss_weight * loss
+
+
 class LPIPSLoss(nn.Module):
     """Learned perceptual distance (LPIPS, CVPR 2018, arXiv 1801.03924), by the package ``lpips``.
 
@@ -161,6 +208,11 @@ class LPIPSLoss(nn.Module):
         """
         distance: Tensor = self.distance(pred, target, normalize=True)
         return self.loss_weight * distance.mean()
+
+
+def _total_variation(x: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours, summed over both directions."""
+    return x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from rescale_arch.architecture import architectures
 from rescale_data.benchmark_dataset import BenchmarkDataset
 from rescale_data.hr_dataset import HRImageDataset
 from rescale_model.evaluation.metrics import calculate_dists, calculate_lpips
-from rescale_model.losses import CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss
+from rescale_model.losses import CodeBookLoss, EdgeLoss, GradientLoss, GramLoss, LPIPSLoss
 from rescale_model.models.aidn import AIDNModel
 from rescale_model.models.benchmark import BenchmarkModel
 from rescale_model.models.vqgan import VQGANModel
@@ -28,7 +28,7 @@ from rescale_model.models.vqir_refine import VQIRRefineModel
 
 _REGISTERED: tuple[tuple[Registry, tuple[Callable[..., Any], ...]], ...] = (
     (DATASET_REGISTRY, (BenchmarkDataset, HRImageDataset)),
-    (LOSS_REGISTRY, (CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss)),
+    (LOSS_REGISTRY, (CodeBookLoss, EdgeLoss, GradientLoss, GramLoss, LPIPSLoss)),
     (METRIC_REGISTRY, (calculate_dists, calculate_lpips)),
     (MODEL_REGISTRY, (AIDNModel, BenchmarkModel, VQGANModel, VQIRModel, VQIRRefineModel)),
 )

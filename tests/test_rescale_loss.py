@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import rescale_model  # noqa: F401  registers the losses
-from rescale_model.losses import CodeBookLoss, EdgeLoss, GramLoss, LPIPSLoss
+from rescale_model.losses import CodeBookLoss, EdgeLoss, GradientLoss, GramLoss, LPIPSLoss
 
 
-@pytest.mark.parametrize("cls", [CodeBookLoss, EdgeLoss, GramLoss])
+@pytest.mark.parametrize("cls", [CodeBookLoss, EdgeLoss, GradientLoss, GramLoss])
 def test_basicsr_builds_it_by_name(cls: type[nn.Module]) -> None:
     loss = build_loss({"type": cls.__name__, "loss_weight": 3.0})
     assert type(loss) is cls
-    a, b = torch.rand(2, 2, 3, 8, 8)
+    a, b = torch.rand(2, 2, 3, 16, 16)
     torch.testing.assert_close(loss(a, b), 3 * cls()(a, b))
     assert loss(a, a) == 0
 
@@ -109,6 +109,71 @@ def test_edges_see_detail_and_no_shift_of_brightness() -> None:
     loss = EdgeLoss()
     assert plain_laplacian(flat + 0.1)[inside].abs().max() < 1e-6
     assert loss(checks, flat) > loss(flat + 0.025, flat)
+
+
+# gradients --------------------------------------------------------------------------------------
+
+
+def plain_gradients(x: Tensor, scales: int) -> list[Tensor]:
+    """Differences of neighbours, pixel by pixel, horizontal and vertical of each scale in turn."""
+    result = []
+    for scale in range(scales):
+        side = 2**scale
+        height, width = x.shape[-2] // side, x.shape[-1] // side
+        small = torch.stack(
+            [
+                x[..., y * side : (y + 1) * side, c * side : (c + 1) * side].mean((-2, -1))
+                for y in range(height)
+                for c in range(width)
+            ],
+            dim=-1,
+        ).unflatten(-1, (height, width))
+        result.append(small[..., :, 1:] - small[..., :, :-1])
+        result.append(small[..., 1:, :] - small[..., :-1, :])
+    return result
+
+
+@pytest.mark.parametrize("scales", [1, 2, 4])
+@pytest.mark.parametrize("size", [(16, 32), (19, 17)])
+def test_gradients_are_compared_at_every_scale(scales: int, size: tuple[int, int]) -> None:
+    pred, target = torch.rand(2, 2, 3, *size)
+    pairs = zip(
+        plain_gradients(pred * 2 - 1, scales), plain_gradients(target * 2 - 1, scales), strict=True
+    )
+    expected = sum((x - y).abs().mean() for x, y in pairs)
+    torch.testing.assert_close(GradientLoss(scales=scales)(pred, target), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_reach_the_restored_image(dtype: torch.dtype) -> None:
+    pred, target = torch.rand(2, 1, 3, 24, 16).to(dtype)
+    pred.requires_grad_(True)
+    loss = GradientLoss()(pred, target)
+    assert (loss.shape, loss.dtype) == ((), dtype)
+    loss.backward()
+    assert pred.grad is not None and pred.grad.isfinite().all() and pred.grad.any()
+    assert not target.requires_grad
+
+
+def test_gradients_see_large_edges_and_no_shift_of_brightness() -> None:
+    image = torch.rand(1, 3, 32, 32)
+    loss = GradientLoss()
+    assert loss(image + 0.25, image) < 1e-5
+    step = torch.zeros(1, 3, 32, 32)
+    step[..., 16:] = 0.5
+    fine = GradientLoss(scales=1)
+    # an edge is as high at every scale, while one in so many differences has it: 31, 15, 7, 3
+    shares = [1 / 31, 1 / 15, 1 / 7, 1 / 3]
+    assert fine(step, torch.zeros_like(step)).item() == pytest.approx(shares[0])
+    assert loss(step, torch.zeros_like(step)).item() == pytest.approx(sum(shares))
+
+
+def test_gradients_of_images_that_are_too_small_are_refused() -> None:
+    with pytest.raises(ValueError, match="GradientLoss: scales is 0: at least 1"):
+        GradientLoss(scales=0)
+    GradientLoss()(*torch.rand(2, 1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"images of 15 x 40 pixels: 4 scales .* 16 x 16"):
+        GradientLoss()(*torch.rand(2, 1, 3, 15, 40))
 
 
 # LPIPS ------------------------------------------------------------------------------------------

@@ -191,6 +191,32 @@ def test_the_discriminator_starts_when_it_is_to(make: Make) -> None:
     assert not same(model.net_d.state_dict(), before)
 
 
+FEATURES = {"type": "L1Loss", "loss_weight": 2.0}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_feature_matching_starts_with_the_discriminator(make: Make, precision: str) -> None:
+    model = make(train__gan_start=2, train__feature_opt=FEATURES, train__precision=precision)
+    assert "l_feat" not in step(model, 1)
+    log = step(model, 2)
+    assert log["l_feat"] > 0
+    assert model.step.logged["l_feat"].dtype == torch.float32
+
+
+def test_feature_matching_moves_the_network_and_not_the_discriminator(make: Make) -> None:
+    plain, matching = make(), make(train__feature_opt=FEATURES)
+    logs = [step(model, 1) for model in (plain, matching)]
+    assert logs[1].pop("l_feat") > 0
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
+    assert same(matching.net_d.state_dict(), plain.net_d.state_dict())
+    assert not same(matching.net_g.state_dict(), plain.net_g.state_dict())
+
+
+def test_feature_matching_without_a_discriminator_is_refused(make: Make) -> None:
+    with pytest.raises(ValueError, match="option train: feature_opt needs a discriminator"):
+        make(gan=False, train__feature_opt=FEATURES)
+
+
 def test_half_precision_keeps_weights_and_losses_in_full(make: Make) -> None:
     logs = []
     for precision in ("fp32", "bf16"):
@@ -299,7 +325,8 @@ def test_the_authors_checkpoint_is_a_start(make: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gan", [True, False])
 def test_resuming_brings_everything_back(make: Make, tmp_path: Path, gan: bool) -> None:
-    model = make(gan=gan)
+    losses = {"train__feature_opt": FEATURES, "train__gan_start": 2} if gan else {}
+    model = make(gan=gan, **losses)
     for iteration in (1, 2, 3):
         model.update_learning_rate(iteration)
         step(model, iteration, seed=iteration)
@@ -313,7 +340,7 @@ def test_resuming_brings_everything_back(make: Make, tmp_path: Path, gan: bool) 
     paths = {"path__pretrain_network_g": str(models / "net_g_3.pth")}
     if gan:
         paths["path__pretrain_network_d"] = str(models / "net_d_3.pth")
-    again = make(gan=gan, **paths)
+    again = make(gan=gan, **losses, **paths)
     again.resume_training(torch.load(tmp_path / "training_states" / "3.state"))
     for one in (model, again):
         one.update_learning_rate(4)

@@ -251,6 +251,22 @@ def test_losses_of_stage_2(make: Make, perceptual: bool) -> None:
     assert {"l_d_real", "l_d_fake"} <= log.keys()
 
 
+def test_stage_2_first_learns_without_the_discriminator(make: Make) -> None:
+    features = {"type": "L1Loss", "loss_weight": 2.0}
+    perceptual = {"type": "GradientLoss", "loss_weight": 0.1}
+    model = make(2, train__gan_start=3, train__feature_opt=features, train__percep_opt=perceptual)
+    before = weights_of(model.net_d)
+    for iteration in (1, 2):
+        step(model, iteration)
+        assert model.get_current_log().keys() == {"l_pix", "l_edge", "l_percep"}
+        assert same(model.net_d.state_dict(), before)
+    step(model, 3)
+    log = model.get_current_log()
+    assert {"l_gan", "l_feat", "l_d_real", "l_d_fake"} <= log.keys()
+    assert log["l_feat"] > 0
+    assert not same(model.net_d.state_dict(), before)
+
+
 def test_the_discriminator_learns_what_is_real(make: Make) -> None:
     model = make(2, train__optim_d__lr=5e-3, train__optim_g__lr=0.0)
     logs = []

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from rescale_arch.bfloat16 import Precision
 from rescale_data.option_schema import ExistingPath, Options, in_testing, in_training, needed
 from rescale_model.evaluation.validation import EvaluationOptions
-from rescale_model.option_types import Datasets, Network, Optimizer, Scheduler
+from rescale_model.option_types import Datasets, Loss, Network, Optimizer, Scheduler
 
 
 class FileOptions(Options):
@@ -108,6 +108,20 @@ class TrainOptions(Options):
         description="optimiser: `type`, any of `torch.optim`, `lr` and its other keywords"
     )
     scheduler: Scheduler = Field(description="learning rate; see below")
+
+
+class DiscriminatorTrainOptions(TrainOptions):
+    """Training of a model with a discriminator."""
+
+    gan_start: float = Field(
+        1, ge=0, description="first iteration with discriminator, GAN loss and `feature_opt`"
+    )
+    feature_opt: Loss | None = Field(
+        None,
+        description="feature matching (pix2pixHD): loss of the discriminator's activations for "
+        "restored and for real images, summed over its convolutions, such as L1Loss; by default "
+        "none",
+    )
 
 
 class ValOptions(EvaluationOptions):

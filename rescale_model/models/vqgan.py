@@ -19,16 +19,17 @@ from rescale_model.evaluation.round_trip import EvaluatedImage
 from rescale_model.models.base import RescalingModel
 from rescale_model.models.base_options import (
     DiscriminatorPathOptions,
+    DiscriminatorTrainOptions,
     RescalingOptions,
-    TrainOptions,
     ValOptions,
 )
 from rescale_model.option_types import Loss, Network, Optimizer
+from rescale_model.training.critic import Critic
 
 _MAX_ADAPTIVE_WEIGHT = 1e4
 
 
-class VQGANTrainOptions(TrainOptions):
+class VQGANTrainOptions(DiscriminatorTrainOptions):
     """Training of VQGAN."""
 
     pixel_opt: Loss = Field(
@@ -36,7 +37,9 @@ class VQGANTrainOptions(TrainOptions):
         "means what the paper's does; the paper's is L1Loss"
     )
     percep_opt: Loss | None = Field(
-        None, description="LPIPSLoss, or another loss of two images in [0, 1]; by default none"
+        None,
+        description="LPIPSLoss, GradientLoss, which needs no weights, or another loss of two "
+        "images in [0, 1]; by default none",
     )
     codebook_opt: Loss = Field(description="loss of features and their codes: CodeBookLoss")
     gan_opt: Loss | None = Field(
@@ -47,7 +50,6 @@ class VQGANTrainOptions(TrainOptions):
     optim_d: Optimizer | None = Field(
         None, description="optimiser of the discriminator, as `optim_g`"
     )
-    gan_start: float = Field(1, ge=0, description="first iteration with discriminator and GAN loss")
     adaptive_weight: bool = Field(
         True,
         description="true: the weight of the GAN loss is adapted to the gradients at the decoder's "
@@ -73,6 +75,8 @@ class VQGANOptions(RescalingOptions[VQGANTrainOptions, ValOptions, Discriminator
 
 class VQGANModel(RescalingModel):
     """Loss: ``pixel + perceptual + code book``, and from ``gan_start`` on ``+ weight * GAN``.
+
+    With ``feature_opt``, the loss of feature matching is added from ``gan_start`` on, too.
 
     With ``adaptive_weight`` the weight is the ``loss_weight`` of ``gan_opt`` times the ratio of the
     norms of two gradients at the decoder's last layer: that of pixel and perceptual loss over that
@@ -107,6 +111,10 @@ class VQGANModel(RescalingModel):
         }
         self.adversarial = any(given.values())
         if not self.adversarial:
+            if train_opt.get("feature_opt"):
+                raise RescaleError(
+                    f"option train: feature_opt needs a discriminator: {_list(given)}"
+                )
             return
         for name, value in given.items():
             if not value:
@@ -118,6 +126,9 @@ class VQGANModel(RescalingModel):
         self.adaptive_weight: bool = train_opt["adaptive_weight"]
         self.cri_gan = build_loss({**train_opt["gan_opt"], "loss_weight": 1.0}).to(self.device)
         self.build_discriminator()
+        cri_feature = self.build_loss("feature_opt") if train_opt.get("feature_opt") else None
+        # bare: in the network's step there are no gradients of the discriminator to gather
+        self.critic = Critic(self.get_bare_model(self.net_d), cri_feature)
 
     def setup_optimizers(self) -> None:
         """One optimiser for the network, one for the discriminator."""
@@ -137,7 +148,7 @@ class VQGANModel(RescalingModel):
         if self.cri_percep is not None:
             losses["l_percep"] = self.cri_percep(restored, self.gt)
         if self._is_adversarial(current_iter):
-            losses["l_gan"] = self._gan_loss(restored, likeness=sum(losses.values()))
+            losses |= self._adversarial_losses(restored, likeness=sum(losses.values()))
         losses["l_codebook"] = self.cri_codebook(z.float(), codes.float())
         return losses
 
@@ -169,16 +180,14 @@ class VQGANModel(RescalingModel):
     def _is_adversarial(self, current_iter: int) -> bool:
         return self.adversarial and current_iter >= self.gan_start
 
-    def _gan_loss(self, restored: Tensor, likeness: Tensor) -> Tensor:
-        """The weighted generator loss.
+    def _adversarial_losses(self, restored: Tensor, likeness: Tensor) -> dict[str, Tensor]:
+        """The weighted generator loss and, if the options have it, that of feature matching.
 
         ``likeness`` is the loss that the adaptive weight compares it with.
         """
         self.net_d.requires_grad_(False)
-        # bare: distributed training has no gradient of the discriminator to gather here
-        with self.autocast("train"):
-            score = self.get_bare_model(self.net_d)(restored)
-        loss: Tensor = self.cri_gan(score.float(), True)
+        score, features = self.critic(restored, self.gt, self.autocast("train"))
+        loss: Tensor = self.cri_gan(score, True)
         self.gan_factor = loss.new_full((), self.gan_weight)
         if self.adaptive_weight:
             last_layer = self.get_bare_model(self.net_g).last_layer
@@ -188,7 +197,7 @@ class VQGANModel(RescalingModel):
             ]
             ratio = norms[0] / (norms[1] + 1e-4)
             self.gan_factor *= ratio.clamp(0, _MAX_ADAPTIVE_WEIGHT).detach()
-        return self.gan_factor * loss
+        return {"l_gan": self.gan_factor * loss, **features}
 
     def _add_discriminator_gradients(self) -> None:
         self.net_d.requires_grad_(True)

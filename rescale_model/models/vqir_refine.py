@@ -22,15 +22,16 @@ from rescale_arch.vqir.network import Levels
 from rescale_model.evaluation.round_trip import EvaluatedImage, against_bicubic, downscale
 from rescale_model.models.base_options import (
     DiscriminatorPathOptions,
+    DiscriminatorTrainOptions,
     RescalingOptions,
     TileOptions,
-    TrainOptions,
 )
 from rescale_model.models.vqir import ColorOrder, VQIRModel, contents
 from rescale_model.option_types import Loss, Network, Optimizer
+from rescale_model.training.critic import Critic
 
 
-class VQIRRefineTrainOptions(TrainOptions):
+class VQIRRefineTrainOptions(DiscriminatorTrainOptions):
     """Training of stage 2."""
 
     pixel_opt: Loss = Field(description="loss of the images of three sizes; the paper's is L1Loss")
@@ -41,7 +42,9 @@ class VQIRRefineTrainOptions(TrainOptions):
         description="loss of the discriminator; the paper's is GANLoss (hinge) of weight 0.1"
     )
     percep_opt: Loss | None = Field(
-        None, description="perceptual loss, the paper's is LPIPSLoss; by default none"
+        None,
+        description="perceptual loss of images in [0, 1], the paper's is LPIPSLoss; GradientLoss "
+        "needs no weights; by default none",
     )
     optim_d: Optimizer = Field(description="optimiser of the discriminator, as `optim_g`")
 
@@ -63,8 +66,8 @@ class VQIRRefineModel(VQIRModel):
     """Stage 2, which trains the refinement of the decoder's features against a discriminator.
 
     Loss: ``pixel_opt`` and ``edge_opt``, each summed over the images of full, half and quarter
-    size; ``percep_opt`` and ``gan_opt`` of the image of full size. Targets of the smaller sizes are
-    bicubic, made on the device.
+    size; ``percep_opt`` and, from ``gan_start`` on, ``gan_opt`` and ``feature_opt`` of the image of
+    full size. Targets of the smaller sizes are bicubic, made on the device.
     """
 
     OPTIONS = VQIRRefineOptions
@@ -105,6 +108,12 @@ class VQIRRefineModel(VQIRModel):
         self.cri_percep = None
         if self.opt["train"].get("percep_opt"):
             self.cri_percep = self.build_loss("percep_opt")
+        cri_feature = None
+        if self.opt["train"].get("feature_opt"):
+            cri_feature = self.build_loss("feature_opt")
+        # bare: in the network's step there are no gradients of the discriminator to gather
+        self.critic = Critic(self.get_bare_model(self.net_d), cri_feature)
+        self.gan_start: int = self.opt["train"]["gan_start"]
 
     def setup_optimizers(self) -> None:
         """One for the refinement, one for the discriminator."""
@@ -120,18 +129,15 @@ class VQIRRefineModel(VQIRModel):
         assert isinstance(levels, Levels)
         images = Levels(*(level.float() for level in levels))
         self.restored = images.full.detach()
-        with self.autocast("train"):
-            # not by way of its wrapper: none of its gradients are shared in this step
-            score = self.get_bare_model(self.net_d)(from_unit(images.full))
         l_pix = l_edge = self.gt.new_zeros(())
         for image, target in zip(images, _targets(self.gt), strict=True):
             l_pix = l_pix + self.cri_pix(from_unit(image), from_unit(target))
             l_edge = l_edge + self.cri_edge(image, target)
-        losses = {
-            "l_pix": l_pix,
-            "l_edge": l_edge,
-            "l_gan": self.cri_gan(score.float(), True, is_disc=False),
-        }
+        losses = {"l_pix": l_pix, "l_edge": l_edge}
+        if current_iter >= self.gan_start:
+            pair = from_unit(images.full), from_unit(self.gt)
+            score, features = self.critic(*pair, self.autocast("train"))
+            losses |= {"l_gan": self.cri_gan(score, True, is_disc=False), **features}
         if self.cri_percep is not None:
             losses["l_percep"] = self.cri_percep(images.full, self.gt)
         return losses
@@ -141,6 +147,8 @@ class VQIRRefineModel(VQIRModel):
         self.net_d.requires_grad_(False)
         super().backward(current_iter)
         self.net_d.requires_grad_(True)
+        if current_iter < self.gan_start:
+            return
         with self.autocast("train"):
             scores = self.net_d(from_unit(torch.cat((self.gt, self.restored))))
         real, restored = scores.float().chunk(2)
