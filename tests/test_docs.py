@@ -145,8 +145,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("DIV2K_train_HR/0002.png", "coffee", 140, 130),
         ("DIV2K_valid_HR/0801.png", "astronaut", 420, 418),  # an LR image of 14 x 14 by 32
         ("BSDS400/1.jpg", "rocket", 110, 100),
+        ("datasets/Set5/HR/1.png", "chelsea", 130, 230),  # NIQE needs 96 x 192 without borders
         *((f"datasets/{n}/HR/1.png", "chelsea", 100, 110) for n in
-          ("Set5", "Set14", "BSD100", "Urban100")),
+          ("Set14", "BSD100", "Urban100")),
     ):  # fmt: skip
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_image(folder / path, picture(kind, height, width))
@@ -170,8 +171,11 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weights[f"vqir{factor}_stage{stage}"] = network.state_dict()
     for name in ("aidn_plus", "aidn_small"):
         weights[name] = weights["aidn"]
+    for name in ("vqgan", "vqir16_stage1", "vqir16_stage2"):
+        weights[name.replace("vqgan", "vqgan_small").replace("16_", "16_small_")] = weights[name]
     for name, entries in weights.items():
-        save(folder / "experiments" / name / "models" / "net_g_latest.pth", {"params": entries})
+        content = {"params": entries, "params_ema": entries}
+        save(folder / "experiments" / name / "models" / "net_g_latest.pth", content)
     save(folder / "aidn.pth.tar", {"state_dict": weights["aidn"]})
     both = {"params": weights["aidn"], "params_ema": weights["aidn"]}
     save(folder / "net_g_latest.pth", both)
