@@ -19,6 +19,7 @@ from rescale_arch.memory_format import channels_last
 from rescale_arch.rounding import quantize
 
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
+HALF: dict[str, Any] = {"down_unshuffle": 2, "down_num_feat": 16}
 
 
 def tiny(**options: Any) -> AIDN:
@@ -35,12 +36,13 @@ def tiny_fixed(scale: int) -> AIDN:
     st.integers(8, 50),
     st.integers(8, 50),
     st.tuples(st.floats(1.0, 4.0), st.floats(1.01, 4.0)) | st.floats(1.01, 4.0),
+    st.sampled_from([{}, HALF, {"down_unshuffle": 3}]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_size_and_scale_comes_back_exact(
-    height: int, width: int, scale: float | tuple[float, float]
+    height: int, width: int, scale: float | tuple[float, float], options: dict[str, Any]
 ) -> None:
-    net = tiny()
+    net = tiny(**options)
     hr = torch.rand(2, 3, height, width)
     with torch.inference_mode():
         lr, restored = net(hr, scale)
@@ -59,9 +61,10 @@ def test_fixed_scale_takes_any_size(fixed: int, size: tuple[int, int]) -> None:
     assert restored.shape[-2:] == size
 
 
+@pytest.mark.parametrize("options", [{}, HALF])
 @torch.inference_mode()
-def test_images_of_a_batch_are_independent() -> None:
-    net = tiny()
+def test_images_of_a_batch_are_independent(options: dict[str, Any]) -> None:
+    net = tiny(**options)
     hr = torch.rand(3, 3, 21, 17)
     lr, restored = net(hr, 1.7)
     for index in range(3):
@@ -151,6 +154,35 @@ def test_conditional_resampling_is_the_papers(ratio: tuple[float, float]) -> Non
     torch.testing.assert_close(out, crm_by_matrices(crm, x, ratio, size), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("unshuffle", [1, 2, 3])
+@pytest.mark.parametrize("scale", [(1.4, 2.5), (1.0, 3.7), (2.0, 2.0)])
+@torch.inference_mode()
+def test_an_unshuffle_keeps_the_positions(unshuffle: int, scale: tuple[float, float]) -> None:
+    """A network that only averages its blocks of pixels gives a ramp back at the LR pixels."""
+    net = tiny(down_unshuffle=unshuffle).double().down_net
+    for name, parameter in net.named_parameters():
+        if "_mean" not in name:
+            parameter.zero_()
+    tail = net.tail[1].weight
+    for channel in range(3):
+        block = slice(channel * unshuffle**2, (channel + 1) * unshuffle**2)
+        net.head[0].weight[channel, block, 1, 1] = 1 / unshuffle**2
+        tail[channel, channel, 1, 1] = 1
+    rows, columns = torch.arange(61.0).double(), torch.arange(47.0).double()
+    ramp = torch.stack([rows[:, None] + 0 * columns, 0 * rows[:, None] + columns])
+    hr = torch.cat([ramp, ramp[:1] - 2 * ramp[1:]])[None] / 100
+    size = lr_size((61, 47), scale)
+    ratio = net.feature_ratio((1 / scale[0], 1 / scale[1]))
+    lr = net(hr, Sampling.of(ratio, size, hr))[0]
+    y = (torch.arange(size[0]) + 0.5).double() * scale[0] - 0.5
+    x = (torch.arange(size[1]) + 0.5).double() * scale[1] - 0.5
+    expected = torch.stack([y[:, None] + 0 * x, 0 * y[:, None] + x, y[:, None] - 2 * x]) / 100
+    # near the border, features outside count as zeros, and padded ones as pixels
+    inner = (y > 2)[:, None] & (y < 56)[:, None] & (x > 2) & (x < 42)
+    assert inner.sum() > 50
+    torch.testing.assert_close(lr[:, inner], expected[:, inner], rtol=0, atol=1e-12)
+
+
 @torch.inference_mode()
 def test_features_of_one_row_are_resampled() -> None:
     torch.manual_seed(1)
@@ -197,8 +229,9 @@ def test_experts_are_initialised_one_by_one() -> None:
         assert expert.abs().max().item() == pytest.approx(bound.item(), rel=0.01)
 
 
-def test_every_trained_parameter_gets_a_gradient() -> None:
-    net = tiny().train()
+@pytest.mark.parametrize("options", [{}, HALF])
+def test_every_trained_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
+    net = tiny(**options).train()
     lr, restored = net(torch.rand(2, 3, 24, 20), 1.9)
     (lr.square().mean() + restored.square().mean()).backward()
     for name, parameter in net.named_parameters():
@@ -251,9 +284,10 @@ def test_jpeg_is_differentiable_and_no_part_of_the_weights() -> None:
     assert not torch.allclose(restored, plain)
 
 
+@pytest.mark.parametrize("options", [{}, HALF])
 @torch.inference_mode()
-def test_bfloat16_keeps_the_pixels_precise() -> None:
-    net = tiny()
+def test_bfloat16_keeps_the_pixels_precise(options: dict[str, Any]) -> None:
+    net = tiny(**options)
     hr = torch.rand(1, 3, 40, 40)
     lr, _ = net(hr, 2.0)
     with torch.autocast("cpu", torch.bfloat16):
@@ -262,11 +296,12 @@ def test_bfloat16_keeps_the_pixels_precise() -> None:
     assert (lr16 - lr).abs().max() < 2e-2
 
 
+@pytest.mark.parametrize("options", [{}, HALF])
 @torch.inference_mode()
-def test_channels_last_changes_nothing() -> None:
+def test_channels_last_changes_nothing(options: dict[str, Any]) -> None:
     hr = torch.rand(2, 3, 19, 23)
-    expected = tiny()(hr, 2.2)
-    net = channels_last(tiny())
+    expected = tiny(**options)(hr, 2.2)
+    net = channels_last(tiny(**options))
     assert net.get_parameter("up_net.head.0.weight").is_contiguous(
         memory_format=torch.channels_last
     )
@@ -283,6 +318,9 @@ def test_channels_last_changes_nothing() -> None:
         ({"fixed_scale": 5}, "fixed_scale is 5"),
         ({"quantization": "hard"}, "quantization is 'hard'"),
         ({"jpeg_quality": 101}, "jpeg_quality is 101"),
+        ({"down_num_feat": 12}, "down_num_feat is 12"),
+        ({"down_unshuffle": 0}, "down_unshuffle is 0: valid are 1 to 4"),
+        ({"down_unshuffle": 2, "fixed_scale": 2}, "down_unshuffle is 2: .* fixed_scale needs 1"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], culprit: str) -> None:

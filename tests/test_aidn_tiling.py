@@ -24,11 +24,11 @@ def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "_STRIP_BYTES", (1, 1))
 
 
-def network(offsets: float = 1.0, fixed_scale: int | None = None) -> AIDN:
+def network(offsets: float = 1.0, fixed_scale: int | None = None, **more: Any) -> AIDN:
     """A network whose learnt offsets are ``offsets`` times as large as at the start of training."""
     torch.manual_seed(0)
     options = TINY if fixed_scale is None else {"num_feat": 8, "num_block": 2}
-    net = AIDN(**options, fixed_scale=fixed_scale).eval().requires_grad_(False)
+    net = AIDN(**options, **more, fixed_scale=fixed_scale).eval().requires_grad_(False)
     for trunk in (net.down_net, net.up_net):
         if trunk.sa_sample is not None:
             trunk.sa_sample.offset.weight.mul_(offsets)
@@ -100,21 +100,36 @@ SIDES = st.integers(8, 50)
 SCALES = st.floats(1.01, 4.0) | st.tuples(st.floats(1.0, 4.0), st.floats(1.01, 4.0))
 
 
-@given(SIDES, SIDES, SCALES, st.integers(12, 60))
+@pytest.mark.parametrize("unshuffle", [1, 2, 3])
+@given(height=SIDES, width=SIDES, scale=SCALES, tile=st.integers(12, 60))
 @settings(max_examples=15)
 def test_tiles_give_what_the_whole_does(
-    height: int, width: int, scale: float | Pair, tile: int
+    unshuffle: int, height: int, width: int, scale: float | Pair, tile: int
 ) -> None:
-    check(network(10.0), (height, width), scale, tile)
+    check(network(10.0, down_unshuffle=unshuffle), (height, width), scale, tile)
 
 
-@given(SIDES, SIDES, SCALES, st.integers(12, 60), st.sampled_from([300.0, 1e3, 1e5]))
+@pytest.mark.parametrize("unshuffle", [1, 2])
+@given(
+    height=SIDES,
+    width=SIDES,
+    scale=SCALES,
+    tile=st.integers(12, 60),
+    offsets=st.sampled_from([300.0, 1e3, 1e5]),
+)
 @settings(max_examples=15)
 def test_offsets_of_any_size_are_followed(
-    height: int, width: int, scale: float | Pair, tile: int, offsets: float
+    unshuffle: int, height: int, width: int, scale: float | Pair, tile: int, offsets: float
 ) -> None:
     """In double precision, since offsets that large enlarge all rounding errors as well."""
-    check(network(offsets), (height, width), scale, tile, torch.float64, 1e-8)
+    check(
+        network(offsets, down_unshuffle=unshuffle),
+        (height, width),
+        scale,
+        tile,
+        torch.float64,
+        1e-8,
+    )
 
 
 @given(SIDES, SIDES, st.sampled_from([2, 3, 4]), st.integers(4, 80))
@@ -134,26 +149,28 @@ def test_the_margin_of_the_start_does_not_always_suffice() -> None:
     assert seen[0].abs().max() > 4 * feature_window._MARGIN
 
 
-def test_the_reach_of_the_trunk_is_counted() -> None:
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_the_reach_of_the_trunk_is_counted(unshuffle: int) -> None:
     """A row that changes moves the features of as many rows to either side."""
-    net = AIDN(num_feat=8, num_block=3, adapt_interval=2).eval().double()
+    net = AIDN(num_feat=8, num_block=3, adapt_interval=2, down_unshuffle=unshuffle).eval().double()
     trunk = net.down_net
     features: list[Tensor] = []
     trunk.sa_sample.register_forward_pre_hook(lambda _, args: features.append(args[0]))
-    hr = torch.rand(1, 3, 61, 61, dtype=torch.float64)
+    hr = torch.rand(1, 3, 61 * unshuffle, 61, dtype=torch.float64)
     net.downscale(hr, 2.0)
-    hr[:, :, 30] += 0.5
+    hr[:, :, 30 * unshuffle] += 0.5
     net.downscale(hr, 2.0)
     rows = (features[0] != features[1]).flatten(0, 1).any(0).any(-1).nonzero()
     lag = streaming.StreamingTrunk(trunk, (0.5, 0.5), torch.float64).lag
     assert [rows.min().item(), rows.max().item()] == [30 - lag, 30 + lag]
 
 
+@pytest.mark.parametrize("options", [{}, {"down_unshuffle": 2, "down_num_feat": 24}])
 @torch.no_grad()
-def test_full_network_in_tiles() -> None:
+def test_full_network_in_tiles(options: dict[str, Any]) -> None:
     """The reach of 16 blocks and 4 scale adaptions is 50 pixels: a band is narrower."""
     torch.manual_seed(0)
-    net = AIDN(num_feat=16).eval()
+    net = AIDN(num_feat=16, **options).eval()
     hr = torch.rand(1, 3, 60, 150)
     lr = torch.rand(1, 3, *lr_size((60, 150), 1.7))
     for ours, theirs in zip(
@@ -162,9 +179,10 @@ def test_full_network_in_tiles() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("unshuffle", [1, 2])
 @torch.no_grad()
-def test_a_batch_runs_in_strips() -> None:
-    net = network(10.0)
+def test_a_batch_runs_in_strips(unshuffle: int) -> None:
+    net = network(10.0, down_unshuffle=unshuffle)
     hr, lr = torch.rand(3, 3, 41, 37), torch.rand(3, 3, *lr_size((41, 37), 2.3))
     ours = net.downscale(hr, 2.3), net.upscale(lr, 2.3, size=(41, 37))
     for a, b in zip(ours, layer_by_layer(net, hr, lr, 2.3), strict=True):
@@ -264,9 +282,10 @@ def test_bad_arguments_are_named() -> None:
         net.downscale_tiles((16, 16), 2.0, canvas.read, canvas.write, 8)
 
 
-def test_the_forward_compiles_in_one_graph() -> None:
-    net = network()
-    hr = torch.rand(1, 3, 24, 20)
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_the_forward_compiles_in_one_graph(unshuffle: int) -> None:
+    net = network(down_unshuffle=unshuffle)
+    hr = torch.rand(1, 3, 24, 21)
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     with torch.no_grad():
         for ours, theirs in zip(compiled(hr, 2.0), net(hr, 2.0), strict=True):

@@ -30,6 +30,7 @@ SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "aidn": lambda: AIDN(**SMALL),
     "aidn-plus": lambda: AIDN(**SMALL, jpeg_quality=90),
+    "aidn-half": lambda: AIDN(**SMALL, down_unshuffle=2, down_num_feat=16),
     "aidn-x2": lambda: AIDN(**SMALL, fixed_scale=2),
     "aidn-x3": lambda: AIDN(**SMALL, fixed_scale=3),
     "vqgan": lambda: VQGAN(**VQ),

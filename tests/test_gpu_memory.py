@@ -49,10 +49,16 @@ class Memory(TorchDispatchMode):
     ("build", "scales"),
     [
         (lambda: AIDN(num_feat=24, num_block=2, adapt_interval=1), (1.05, 2.5, 4.0)),
+        (
+            lambda: AIDN(
+                num_feat=16, num_block=2, adapt_interval=1, down_unshuffle=2, down_num_feat=24
+            ),
+            (1.05, 2.5, 4.0),
+        ),
         pytest.param(lambda: VQIR(16, 1, 64, **VQ), (16.0,), marks=pytest.mark.slow),
         pytest.param(lambda: VQIR(16, 2, 64, **VQ), (16.0,), marks=pytest.mark.slow),
     ],
-    ids=["aidn", "stage 1", "stage 2"],
+    ids=["aidn", "aidn-half", "stage 1", "stage 2"],
 )
 @torch.inference_mode()
 def test_an_image_takes_what_is_expected_of_it(build: Any, scales: tuple[float, ...]) -> None:

@@ -14,6 +14,9 @@ from rescale_arch.aidn.net2net import grow
 SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 
 
+HALF: dict[str, Any] = {**SMALL, "down_unshuffle": 2, "down_num_feat": 16}
+
+
 @pytest.mark.parametrize(
     "large",
     [
@@ -22,10 +25,20 @@ SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
         {"num_feat": 8, "num_block": 5, "adapt_interval": 1},
         {"num_feat": 24, "num_block": 6, "adapt_interval": 3},
         {"num_feat": 16, "num_block": 4, "adapt_interval": 1},
+        {**SMALL, "num_block": 3, "down_num_feat": 16},
     ],
 )
 def test_computes_the_same(large: dict[str, Any]) -> None:
-    small = recipe.fill(AIDN(**SMALL))
+    check_same(SMALL, large)
+
+
+@pytest.mark.parametrize("changes", [{"num_block": 4}, {"num_feat": 16}, {"down_num_feat": 24}])
+def test_computes_the_same_with_an_unshuffle(changes: dict[str, Any]) -> None:
+    check_same(HALF, {**HALF, **changes})
+
+
+def check_same(small_options: dict[str, Any], large: dict[str, Any]) -> None:
+    small = recipe.fill(AIDN(**small_options))
     net = AIDN(**large).eval()
     hr = torch.from_numpy(recipe.image(1, 25, 30))
     assert not torch.allclose(net.downscale(hr, 1.7), small.downscale(hr, 1.7), atol=1e-2)
@@ -61,6 +74,7 @@ def test_everything_that_was_added_learns() -> None:
             "num_crm_expert is 2, but 8",
         ),
         ({"num_feat": 16, "num_block": 2, "fixed_scale": 2}, "fixed_scale"),
+        (HALF, "down_unshuffle is 2, but 1 in the weights"),
     ],
 )
 def test_what_does_not_grow(large: dict[str, Any], message: str) -> None:

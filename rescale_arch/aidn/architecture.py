@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,14 +26,19 @@ def aidn_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: these are not AIDN's weights.
     """
-    head = weights.get("down_net.head.0.weight")
+    head, up_head = (weights.get(f"{net}.head.0.weight") for net in ("down_net", "up_net"))
     blocks = count(weights, r"down_net\.body\.(\d+)\.body\.0\.weight")
-    if head is None or blocks == 0:
+    if head is None or up_head is None or blocks == 0:
         raise RescaleError(f"not the weights of an AIDN; present: {listed(weights)}")
-    config: dict[str, Any] = {"num_feat": head.shape[0], "num_block": blocks}
+    num_feat = up_head.shape[0]
+    config: dict[str, Any] = {"num_feat": num_feat, "num_block": blocks}
+    if head.shape[0] != num_feat:
+        config["down_num_feat"] = head.shape[0]
+    if head.shape[1] != 3:
+        config["down_unshuffle"] = math.isqrt(head.shape[1] // 3)
     compress = weights.get("down_net.sa_sample.weight_compress")
     if compress is None:
-        config["fixed_scale"] = _fixed_scale(weights, head.shape[0])
+        config["fixed_scale"] = _fixed_scale(weights, num_feat)
         return config
     config["num_crm_expert"] = compress.shape[0]
     adaptions = count(weights, r"down_net\.sa_adapt\.(\d+)\.adapt\.weight_pool")
@@ -60,6 +66,11 @@ def _fixed_scale(weights: Mapping[str, Tensor], num_feat: int) -> int:
     return scale
 
 
+def _widest(config: Mapping[str, Any]) -> int:
+    """The larger number of channels of the two directions."""
+    return max(int(config["num_feat"]), int(config.get("down_num_feat") or 0))
+
+
 def _describe(config: Mapping[str, Any]) -> str:
     return "AIDN+" if config.get("jpeg_quality") else "AIDN"
 
@@ -74,8 +85,8 @@ ARCHITECTURE = Architecture(
     describe=_describe,
     max_untiled_pixels=1 << 20,
     # measured in fp32: 33 times C close to scale 1, 26 times from 2.5 on
-    bytes_per_pixel=lambda config: 33 * int(config["num_feat"]),
-    max_width=lambda config: int(config["num_feat"]) * max(8, config["num_crm_expert"]) // 8,
+    bytes_per_pixel=lambda config: 33 * _widest(config),
+    max_width=lambda config: _widest(config) * max(8, config["num_crm_expert"]) // 8,
     tile=1536,  # about 7 % of the work is then done twice
     exact_tiles=True,
 )

@@ -25,10 +25,10 @@ class FeatureWindow:
 
     Args:
         trunk: the direction.
-        ratio: output over input side, (vertical, horizontal).
+        ratio: output over feature side, (vertical, horizontal).
         size: (height, width) of the features.
         sampled: output columns [first, end) that are to be resampled.
-        read: see `Read`.
+        read: see `Read`; reads an input of ``trunk.unshuffle`` times ``size``.
         dtype: the dtype of the computation.
     """
 
@@ -82,7 +82,12 @@ class FeatureWindow:
         right = min(self.columns[1] + trunk.lag, self.size[1])
         inner = self.columns[0] - left, self.columns[1] - left
         computed = stream(
-            [trunk], self.read, (first, self.size[0]), (left, right), self.trunk.last_conv.weight
+            [trunk],
+            self.read,
+            (first, self.size[0]),
+            (left, right),
+            self.trunk.last_conv.weight,
+            self.trunk.unshuffle,
         )
         self.new = (rows[:, :, inner[0] : inner[1]] for rows in computed)
         self.parts: deque[Tensor] = deque()

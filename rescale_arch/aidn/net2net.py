@@ -30,7 +30,8 @@ def grow(net: AIDN, weights: Mapping[str, Tensor]) -> None:
     adaptions in between become identities. Other added weights keep their current random values.
 
     Args:
-        net: any-scale network, at least as wide and deep, with the same numbers of experts.
+        net: any-scale network, at least as wide and deep, with the same numbers of experts and the
+            same ``down_unshuffle``.
         weights: state dict of the smaller network; its ``res_scale`` must be that of ``net``.
 
     Raises:
@@ -42,12 +43,16 @@ def grow(net: AIDN, weights: Mapping[str, Tensor]) -> None:
         raise RescaleError("only an AIDN for any scale can be enlarged, this one has a fixed_scale")
     own = net.state_dict()
     large = aidn_config(own)
-    for name in ("num_adapt_expert", "num_crm_expert"):
+    for config in (small, large):
+        config.setdefault("down_unshuffle", 1)
+        config.setdefault("down_num_feat", config["num_feat"])
+    for name in ("num_adapt_expert", "num_crm_expert", "down_unshuffle"):
         if small.get(name) != large.get(name):
             raise RescaleError(f"{name} is {large.get(name)}, but {small.get(name)} in the weights")
-    for name in ("num_feat", "num_block"):
+    for name in ("num_feat", "down_num_feat", "num_block"):
         if small[name] > large[name]:
             raise RescaleError(f"{name} is {large[name]}, less than {small[name]} in the weights")
+    widths = {"down_net.": small["down_num_feat"], "up_net.": small["num_feat"]}
 
     few: int = small["num_block"]
     many: int = large["num_block"]
@@ -74,7 +79,7 @@ def grow(net: AIDN, weights: Mapping[str, Tensor]) -> None:
             start, kind, number, rest = match.groups()
             origin = (blocks if kind == "body" else adaptions).get(int(number))
             if origin is None:
-                grown[name] = _silenced(fresh, small["num_feat"]) if rest in _RESIDUAL else fresh
+                grown[name] = _silenced(fresh, widths[start]) if rest in _RESIDUAL else fresh
                 continue
             source = f"{start}{kind}.{origin}.{rest}"
         if source not in weights:

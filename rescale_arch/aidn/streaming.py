@@ -149,9 +149,11 @@ class StreamingScaleAdaption:
 class StreamingTrunk:
     """The trunk of one direction: from the image to the features before the resampling.
 
+    Its ``lag`` is in rows of features.
+
     Args:
         trunk: the trunk, in evaluation mode.
-        ratio: output over input side of that direction, (vertical, horizontal).
+        ratio: output over feature side of that direction, (vertical, horizontal).
         dtype: dtype of all layers except the first convolution and the last sum.
     """
 
@@ -160,6 +162,7 @@ class StreamingTrunk:
         *blocks, last = trunk.body
         assert isinstance(head, nn.Conv2d)
         self.shift = trunk.sub_mean
+        self.unshuffle = StreamingPixelUnshuffle(trunk.unshuffle) if trunk.unshuffle > 1 else None
         self.head = StreamingConv.of(head, head.weight.dtype)
         self.layers: list[StreamingLayer] = []
         for index, block in enumerate(blocks, start=1):
@@ -175,8 +178,10 @@ class StreamingTrunk:
         self.lag = self.head.lag + sum(layer.lag for layer in self.layers)
 
     def __call__(self, rows: Tensor, last: bool) -> Tensor:
-        """Shape: (B, n, W, 3) -> (B, n', W, C)."""
+        """Shape: (B, n, W, 3) -> (B, n', W, C); with an unshuffle, n and W are multiples of it."""
         shifted = self.shift(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.unshuffle is not None:
+            shifted = self.unshuffle(shifted, last)
         features = self.head(shifted, last)
         self.skip.put(features)
         for layer in self.layers:
@@ -248,13 +253,22 @@ class RowBuffer:
 
 
 def stream(
-    layers: Sequence[StreamingLayer], read: Read, rows: Span, columns: Span, weight: Tensor
+    layers: Sequence[StreamingLayer],
+    read: Read,
+    rows: Span,
+    columns: Span,
+    weight: Tensor,
+    unit: int = 1,
 ) -> Iterator[Tensor]:
-    """Reads a region of the input strip by strip and applies ``layers``."""
+    """Reads a region of the input strip by strip and applies ``layers``.
+
+    ``rows`` and ``columns`` are in units of ``unit`` input pixels.
+    """
     step = strip_rows(columns[1] - columns[0], weight)
     for top in range(rows[0], rows[1], step):
         bottom = min(top + step, rows[1])
-        strip = read(top, columns[0], bottom, columns[1]).permute(0, 2, 3, 1)
+        region = (unit * at for at in (top, columns[0], bottom, columns[1]))
+        strip = read(*region).permute(0, 2, 3, 1)
         for layer in layers:
             strip = layer(strip, bottom == rows[1])
         yield strip

@@ -118,13 +118,17 @@ def _resampled_rows(
     # The last convolution needs one more column on each side.
     sampled = max(columns[0] - 1, 0), min(columns[1] + 1, out_size[1])
     inner = columns[0] - sampled[0], columns[1] - sampled[0]
-    window = FeatureWindow(trunk, ratio, in_size, sampled, read, dtype)
+    unit = trunk.unshuffle
+    features = -(-in_size[0] // unit), -(-in_size[1] // unit)
+    if unit > 1:
+        read = mirrored(read, in_size, unit)
+    window = FeatureWindow(trunk, trunk.feature_ratio(ratio), features, sampled, read, dtype)
     height = out_size[0]
     step = strip_rows(sampled[1] - sampled[0], weight)
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        features = window.resample((top, bottom))
-        yield last(features, bottom == height)[:, :, inner[0] : inner[1]]
+        resampled = window.resample((top, bottom))
+        yield last(resampled, bottom == height)[:, :, inner[0] : inner[1]]
 
 
 def _sub_pixel_rows(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rescale_arch.aidn.conditional_resampling import ConditionalResampling, Sampling
 from rescale_arch.aidn.scale_adaption import ScaleAdaption
+from rescale_arch.images import pad_to_multiple
 
 _RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
 
@@ -15,6 +17,10 @@ class RescalingTrunk(nn.Module):
     """One direction of AIDN.
 
     With ``resampling``, the network supports any ratio; ``sub_pixel`` is the fixed-scale variant.
+    With ``unshuffle`` above 1, features are computed at a fraction of the input's resolution: the
+    input is padded by reflection to multiples of ``unshuffle``, each block of ``unshuffle`` x
+    ``unshuffle`` pixels becomes one pixel of the first convolution's input (space to depth, as in
+    ESPCN's inverse), and the resampling starts from that grid. Sample positions stay exact.
 
     Shape:
         (B, 3, H, W), sampling of (h', w') -> (B, 3, h', w')
@@ -30,12 +36,14 @@ class RescalingTrunk(nn.Module):
         adaptions: nn.ModuleList | None = None,
         adapt_interval: int = 1,
         resampling: ConditionalResampling | None = None,
+        unshuffle: int = 1,
     ) -> None:
         super().__init__()
         self.adapt_interval = adapt_interval
+        self.unshuffle = unshuffle
         self.sub_mean = _MeanShift(-1)
         self.add_mean = _MeanShift(1)
-        self.head = nn.Sequential(nn.Conv2d(3, num_feat, 3, 1, 1))
+        self.head = nn.Sequential(nn.Conv2d(3 * unshuffle**2, num_feat, 3, 1, 1))
         self.body = nn.ModuleList(ResidualBlock(num_feat, res_scale) for _ in range(num_block))
         self.body.append(nn.Conv2d(num_feat, num_feat, 3, 1, 1))
         self.sa_adapt = adaptions
@@ -51,6 +59,7 @@ class RescalingTrunk(nn.Module):
         adapt_interval: int,
         num_adapt_expert: int,
         num_crm_expert: int,
+        unshuffle: int = 1,
     ) -> RescalingTrunk:
         """A direction for any ratio; for the arguments see :class:`~rescale_arch.AIDN`."""
         return cls(
@@ -63,14 +72,22 @@ class RescalingTrunk(nn.Module):
             ),
             adapt_interval=adapt_interval,
             resampling=ConditionalResampling(num_feat, num_crm_expert),
+            unshuffle=unshuffle,
         )
 
     def forward(self, x: Tensor, sampling: Sampling) -> Tensor:
-        """Rescales ``x``; the fixed-scale variant ignores ``sampling``."""
+        """Rescales ``x``; the fixed-scale variant ignores ``sampling``.
+
+        ``sampling`` is in pixels of the features; see :meth:`feature_ratio`.
+        """
         # The first and last convolutions are excluded from autocast: bfloat16 is too coarse for
         # images with 8 bits.
         with torch.autocast(x.device.type, enabled=False):
-            head = self.head(self.sub_mean(x))
+            shifted = self.sub_mean(x)
+            if self.unshuffle > 1:
+                padded = pad_to_multiple(shifted, self.unshuffle)
+                shifted = F.pixel_unshuffle(padded, self.unshuffle)
+            head = self.head(shifted)
         features = head.to(compute_dtype(x))  # the sums of the blocks stay in half precision, too
         *blocks, last = self.body
         inverse = sampling.inverse.to(x.dtype)
@@ -86,6 +103,10 @@ class RescalingTrunk(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = self.add_mean(last(features.to(x.dtype)))
         return out
+
+    def feature_ratio(self, ratio: tuple[float, float]) -> tuple[float, float]:
+        """Output over feature side, for a ratio of output over input side."""
+        return ratio[0] * self.unshuffle, ratio[1] * self.unshuffle
 
     @property
     def last_conv(self) -> nn.Conv2d:
