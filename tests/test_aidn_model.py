@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import NETWORK, changed, model_options, test_options, train_options
 
 import rescale_model.registration
-from rescale_arch import AIDN
+from rescale_arch import AIDN, VQGAN
 from rescale_arch.bicubic import bicubic_lr
 from rescale_data.weight_file import save_weights
 from rescale_model.models.aidn import AIDNModel
@@ -192,6 +192,62 @@ def test_a_network_grows_from_a_smaller_one(make: Make, tmp_path: Path) -> None:
     for net in (model.net_g, model.net_g_ema):
         restored = net.eval()(hr, 2.5)[1]
         torch.testing.assert_close(restored, small.eval()(hr, 2.5)[1], rtol=0, atol=1e-5)
+
+
+FAST = {"network_g__down_unshuffle": 2, "network_g__down_num_feat": 16}
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    path = tmp_path / "teacher.safetensors"
+    save_weights(path, network(1).state_dict())
+    return path
+
+
+def test_only_down_net_learns_from_the_teacher_at_first(make: Make, teacher: Path) -> None:
+    changes = {**FAST, "train__teacher_iter": 2, "train__guide_opt__loss_weight": 3.0}
+    model = make(**changes, path__pretrain_network_teacher=str(teacher))
+    weights = network(1).state_dict()
+    up_net = {name: value for name, value in weights.items() if name.startswith("up_net.")}
+    for net in (model.net_g, model.net_g_ema):
+        state = net.state_dict()
+        assert same(up_net, {name: state[name] for name in up_net})
+
+    before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
+    step(model, 1)
+    target = network(1).eval().requires_grad_(False).downscale(model.gt, model.scale)
+    twin = network(0, down_unshuffle=2, down_num_feat=16)
+    twin.load_state_dict(before)
+    lr = twin.train().downscale(model.gt, model.scale)
+    log = model.get_current_log()
+    assert log.keys() == {"l_teacher", "scale"}
+    assert log["l_teacher"] == pytest.approx(3 * (lr - target).square().mean().item(), rel=1e-4)
+    step(model, 2)
+    after = model.net_g.state_dict()
+    assert same(up_net, {name: after[name] for name in up_net})
+    changed = [p for name, p in model.net_g.down_net.named_parameters() if p.requires_grad]
+    assert all(parameter.grad is not None for parameter in changed)
+    assert not torch.equal(after["down_net.head.0.weight"], before["down_net.head.0.weight"])
+
+    step(model, 3)
+    assert model.get_current_log().keys() == {"l_pix", "l_guide", "scale"}
+    assert not torch.equal(model.net_g.up_net.head[0].weight, up_net["up_net.head.0.weight"])
+
+
+def test_a_teacher_has_to_fit(make: Make, teacher: Path) -> None:
+    with pytest.raises(ValueError, match="teacher_iter needs the teacher"):
+        make(train__teacher_iter=2)
+    with pytest.raises(ValueError, match=r"teacher\.safetensors does not fit AIDN: .* up_net"):
+        make(network_g__num_feat=16, path__pretrain_network_teacher=str(teacher))
+    with pytest.raises(
+        ValueError, match="either pretrain_network_small or pretrain_network_teacher"
+    ):
+        make(path__pretrain_network_small=str(teacher), path__pretrain_network_teacher=str(teacher))
+    vqgan = teacher.with_name("vqgan.safetensors")
+    net = VQGAN(ch=32, ch_mult=(1, 2), attn_resolutions=(), z_channels=4, embed_dim=4, n_embed=4)
+    save_weights(vqgan, net.state_dict())
+    with pytest.raises(ValueError, match=r"vqgan\.safetensors: an AIDN is needed as a teacher"):
+        make(path__pretrain_network_teacher=str(vqgan))
 
 
 def test_a_network_starts_from_one_file(make: Make, tmp_path: Path) -> None:

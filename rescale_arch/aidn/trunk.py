@@ -19,8 +19,8 @@ class RescalingTrunk(nn.Module):
     With ``resampling``, the network supports any ratio; ``sub_pixel`` is the fixed-scale variant.
     With ``unshuffle`` above 1, features are computed at a fraction of the input's resolution: the
     input is padded by reflection to multiples of ``unshuffle``, each block of ``unshuffle`` x
-    ``unshuffle`` pixels becomes one pixel of the first convolution's input (space to depth, as in
-    ESPCN's inverse), and the resampling starts from that grid. Sample positions stay exact.
+    ``unshuffle`` pixels becomes one pixel of the first convolution's input (space to depth), and
+    the resampling starts from that grid. Sample positions stay exact.
 
     Shape:
         (B, 3, H, W), sampling of (h', w') -> (B, 3, h', w')

@@ -8,14 +8,19 @@ from typing import Annotated, Any
 
 from rescale_compat.errors import RescaleError
 
+import torch
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from rescale_arch import scale_pair
+from rescale_arch import AIDN, scale_pair
 from rescale_arch.aidn.net2net import grow
+from rescale_arch.architecture import load_network
 from rescale_arch.bicubic import bicubic_lr
+from rescale_arch.checkpoints import load_strictly
+from rescale_arch.memory_format import channels_last
 from rescale_data.option_schema import Called, DeclaredBy, ExistingPath
+from rescale_data.weight_file import read_weights
 from rescale_model.models.base import RescalingModel
 from rescale_model.models.base_options import (
     PathOptions,
@@ -85,6 +90,11 @@ class AIDNPathOptions(PathOptions):
         description="weights of a smaller AIDN: the network starts by computing the same as it",
     )
     param_key_small: str | None = Field("params", description="entry of that file")
+    pretrain_network_teacher: ExistingPath | None = Field(
+        None,
+        description="weights of an AIDN with the same `up_net`, which the network starts with; its "
+        "LR images are the targets of `train: teacher_iter`",
+    )
 
 
 class AIDNTrainOptions(TrainOptions):
@@ -99,6 +109,13 @@ class AIDNTrainOptions(TrainOptions):
         description="weight of `guide_opt` from an iteration on, in place of its `loss_weight`: "
         "`[[0, 1], [2000, 100]]` or `{0: 1, 2000: 100}` (BasicSR's own `train.py` takes the list "
         "only)",
+    )
+    teacher_iter: int = Field(
+        0,
+        ge=0,
+        description="in the first iterations, up to this one, only `down_net` is trained: "
+        "`guide_opt` compares the LR image with that of `path: pretrain_network_teacher`. With a "
+        "launcher, `find_unused_parameters: true` is needed",
     )
     scales: Scales | None = Field(
         None,
@@ -124,26 +141,54 @@ class AIDNValOptions(TileOptions):
 
 
 class AIDNModel(RescalingModel):
-    """Loss: ``pixel_opt(restored, hr) + guide_opt(lr, bicubic(hr, 1 / scale))``."""
+    """Loss: ``pixel_opt(restored, hr) + guide_opt(lr, bicubic(hr, 1 / scale))``.
+
+    Up to ``teacher_iter``, it is ``guide_opt(lr, teacher's lr)``, and ``up_net`` is not trained.
+
+    Attributes:
+        teacher: network whose LR images are the first targets; None: there is none.
+    """
 
     OPTIONS = RescalingOptions[AIDNTrainOptions, AIDNValOptions, AIDNPathOptions]
+    teacher: AIDN | None = None
 
     def init_training_settings(self) -> None:
-        """Grows the network from a smaller one, where the options name one."""
+        """Initialises the network from a smaller one or a teacher, if the options name one."""
         path = self.opt["path"]
-        small = path.get("pretrain_network_small")
-        if small and path.get("pretrain_network_g"):
-            if not path.get("resume_state"):
-                raise RescaleError(
-                    "option path: give either pretrain_network_g or pretrain_network_small"
-                )
-        elif small:
+        small, teacher = (path.get(f"pretrain_network_{name}") for name in ("small", "teacher"))
+        names = [f"pretrain_network_{name}" for name in ("g", "small", "teacher")]
+        starts = [name for name in names if path.get(name)]
+        if len(starts) > 1 and not path.get("resume_state"):
+            raise RescaleError(f"option path: give either {' or '.join(starts)}")
+        if teacher:
+            self._init_teacher(teacher)
+        elif self.opt["train"].get("teacher_iter"):
+            raise RescaleError(
+                "option train: teacher_iter needs the teacher: path: pretrain_network_teacher"
+            )
+        if small and not path.get("pretrain_network_g"):
             weights = self.read_network(small, path.get("param_key_small", "params"))
             try:
                 grow(self.get_bare_model(self.net_g), weights)
             except ValueError as error:
                 raise RescaleError(f"{small}: {error}") from None
         super().init_training_settings()
+
+    def _init_teacher(self, path: str) -> None:
+        loaded = load_network(read_weights(path), path)
+        if not isinstance(loaded.network, AIDN):
+            raise RescaleError(f"{path}: an AIDN is needed as a teacher, not {loaded.title}")
+        if not self.opt["path"].get("pretrain_network_g"):
+            net = self.get_bare_model(self.net_g)
+            up_net = {n: value for n, value in loaded.weights.items() if n.startswith("up_net.")}
+            load_strictly(net, {**net.state_dict(), **up_net}, path)
+        if self.opt["train"].get("teacher_iter"):
+            if self.opt["dist"] and not self.opt.get("find_unused_parameters"):
+                raise RescaleError(
+                    "option find_unused_parameters: true is needed for train: teacher_iter "
+                    "with a launcher"
+                )
+            self.teacher = channels_last(loaded.network.to(self.device))
 
     def build_losses(self) -> None:
         """Builds both losses, their schedule and that of the scales."""
@@ -164,6 +209,15 @@ class AIDNModel(RescalingModel):
         """The losses at the iteration's scale and JPEG quality, one for the whole batch."""
         fixed = self.get_bare_model(self.net_g).fixed_scale
         self.scale = float(fixed) if fixed else self.schedule(current_iter)
+        for start, weight in self.guide_weights:
+            if start <= current_iter:
+                self.cri_guide.loss_weight = weight
+        if self.teacher is not None and current_iter <= self.opt["train"]["teacher_iter"]:
+            with torch.no_grad():
+                target = self.teacher.downscale(self.gt, self.scale)
+            with self.autocast("train"):
+                lr, _ = self.net_g(self.gt, self.scale, restore=False)
+            return {"l_teacher": self.cri_guide(lr.float(), target)}
         channel = None
         if self.jpeg is not None:
             self.jpeg_setting = self.jpeg.setting(current_iter)
@@ -171,9 +225,6 @@ class AIDNModel(RescalingModel):
         with self.autocast("train"):
             lr, restored = self.net_g(self.gt, self.scale, channel)
         guide = bicubic_lr(self.gt, self.scale)
-        for start, weight in self.guide_weights:
-            if start <= current_iter:
-                self.cri_guide.loss_weight = weight
         return {
             "l_pix": self.cri_pix(restored.float(), self.gt),
             "l_guide": self.cri_guide(lr.float(), guide),
