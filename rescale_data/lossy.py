@@ -35,6 +35,11 @@ def through_jpeg(image: Pixels, quality: int, chroma: int = 420) -> Pixels:
     return _through(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _checked("JPEG", quality), *options])
 
 
+def through_webp(image: Pixels, quality: int) -> Pixels:
+    """The pixels that a lossy WebP file returns; see :func:`through_jpeg`."""
+    return _through(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, _checked("WebP", quality)])
+
+
 def _checked(name: str, quality: int) -> int:
     if not 1 <= quality <= 100:
         raise RescaleError(f"{name} quality {quality}: valid are 1 to 100")

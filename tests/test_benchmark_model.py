@@ -287,7 +287,7 @@ def check(options: dict[str, Any], folder: Path, is_train: bool = False) -> None
         ),
         (
             {"val: lr_files": {"p": {"lr_format": "gif"}}},
-            "val: lr_files: p: lr_format is 'gif': valid are png, jpeg",
+            "val: lr_files: p: lr_format is 'gif': valid are png, jpeg, webp",
         ),
         ({"val: cost_size": 8}, "val: cost_size is 8: a whole number from 32"),
         ({"val: metrics": {}}, "val: metrics is empty"),

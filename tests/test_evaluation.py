@@ -192,15 +192,18 @@ def test_a_given_border_goes_before_that_of_the_scale(judge: Judge) -> None:
     assert judge(metrics={"psnr": {**metric, "crop_border": 0}}) != default
 
 
-def test_a_png_changes_nothing_and_a_jpeg_does(judge: Judge) -> None:
+def test_a_png_changes_nothing_and_lossy_files_do(judge: Judge) -> None:
     default = judge()
     assert judge(lr_format="png") == default
     ninety = judge(lr_format="jpeg")
     assert judge(lr_format="jpeg", lr_quality=90) == ninety
     fifty = judge(lr_format="jpeg", lr_quality=50)
+    whole = judge(lr_format="jpeg", lr_quality=50, lr_chroma=444)
+    webp = judge(lr_format="webp", lr_quality=50)
     for case in ("x2.5", "x1.5x3"):
         name = f"lr_psnr_{case}"
         assert default[name] != ninety[name]
+        assert len({default[name], fifty[name], whole[name], webp[name]}) == 4
         assert fifty[name] < ninety[name]
         # bicubic, the comparison, has no part in it
         assert fifty[f"bicubic_psnr_{case}"] == default[f"bicubic_psnr_{case}"]
@@ -418,7 +421,8 @@ def test_a_picture_that_is_too_small_is_named(
     ("options", "message"),
     [
         ({"protocol": "16bit"}, "protocol is '16bit': valid are 8bit, float"),
-        ({"lr_format": "webp"}, "lr_format is 'webp': valid are png, jpeg"),
+        ({"lr_format": "gif"}, "lr_format is 'gif': valid are png, jpeg, webp"),
+        ({"lr_chroma": 411}, "lr_chroma is 411: valid are 420, 444"),
         ({"lr_quality": 101}, "lr_quality is 101"),
         ({"lr_quality": "90"}, "lr_quality is '90'"),
         ({"metrics": {"a": {"type": "calculate_psnr", "image": "sr"}}}, "a: image is 'sr'"),

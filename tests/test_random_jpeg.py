@@ -15,7 +15,7 @@ from torch import Tensor
 from rescale_arch import AIDN
 from rescale_arch.aidn.differentiable_jpeg import DifferentiableJPEG
 from rescale_data.image_file import read_image, write_image
-from rescale_data.lossy import through_jpeg
+from rescale_data.lossy import through_jpeg, through_webp
 from rescale_data.pixels import to_pixels
 from rescale_model.training.random_jpeg import JPEGSetting, RandomJPEG
 from rescale_model.training.scale_schedule import ScaleSchedule
@@ -144,9 +144,22 @@ def test_in_memory_as_in_files(tmp_path: Path, quality: int) -> None:
     assert np.array_equal(through_jpeg(pixels, quality), read_image(tmp_path / "lr.jpg"))
 
 
+def test_webp() -> None:
+    """Lossy, though little at high quality, and in color."""
+    pixels = to_pixels(images(1))
+    errors = {}
+    for quality in (10, 80, 100):
+        decoded = through_webp(pixels, quality)
+        assert decoded.shape == pixels.shape
+        errors[quality] = np.abs(decoded.astype(int) - pixels).mean()
+    assert 0 < errors[100] < errors[80] < errors[10] < 30
+
+
 def test_impossible_files() -> None:
     pixels = to_pixels(images(1))
     with pytest.raises(ValueError, match="JPEG quality 0: valid are 1 to 100"):
         through_jpeg(pixels, 0)
     with pytest.raises(ValueError, match="JPEG chroma 411: valid are 420, 444"):
         through_jpeg(pixels, 75, 411)
+    with pytest.raises(ValueError, match="WebP quality 101: valid are 1 to 100"):
+        through_webp(pixels, 101)

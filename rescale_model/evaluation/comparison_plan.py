@@ -71,7 +71,7 @@ class BenchmarkValOptions(ScoreOptions):
     lr_files: dict[Any, LRFileOptions] = Field(
         min_length=1,
         description="what the LR image goes through, as `png: {lr_format: png}`: name -> "
-        "`lr_format` and `lr_quality`",
+        "`lr_format`, `lr_quality` and `lr_chroma`",
     )
     metrics: Annotated[dict[Any, Metric], AfterValidator(_check_images)] = Field(
         min_length=1,

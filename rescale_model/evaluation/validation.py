@@ -7,7 +7,6 @@ import inspect
 import io
 import math
 import os
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from glob import escape, glob
@@ -23,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rescale_data.image_file import read_image, write_file, write_image
+from rescale_data.lossy import through_jpeg, through_webp
 from rescale_data.option_problems import validated
 from rescale_data.option_schema import Options, declared
 from rescale_data.pixels import to_pixels, to_tensor
@@ -78,12 +78,15 @@ Metric = Annotated[
 class LRFileOptions(Options):
     """The file that an LR image goes through."""
 
-    lr_format: Literal["png", "jpeg"] | None = Field(
+    lr_format: Literal["png", "jpeg", "webp"] | None = Field(
         None,
-        description="the LR image goes through a real file, `png` or `jpeg` (4:2:0); by default "
-        "through none",
+        description="the LR image is compressed as in a file and decompressed: `jpeg`, or `webp` "
+        "(lossy); `png` and the default are lossless",
     )
-    lr_quality: int = Field(90, ge=1, le=100, description="quality of the JPEG")
+    lr_quality: int = Field(90, ge=1, le=100, description="quality of the JPEG or WebP")
+    lr_chroma: Literal[420, 444] = Field(
+        420, description="chroma of the JPEG: at half resolution (4:2:0) or whole (4:4:4)"
+    )
 
 
 class ScoreOptions(Options):
@@ -152,6 +155,7 @@ class Evaluation:
             check_metric(metric)
         self.lr_format = options.lr_format
         self.lr_quality = options.lr_quality
+        self.lr_chroma = options.lr_chroma
         self.lr_folder = options.lr_folder
         self.pbar = options.pbar
         self.suffix = f"_{options.suffix}" if options.suffix else ""
@@ -201,7 +205,8 @@ class Evaluation:
             lr: (1, 3, h, w), unrounded.
 
         Returns:
-            The image in 8 bits; by way of a file or from ``lr_folder`` where the options say so.
+            The image in 8 bits; after lossy compression or from ``lr_folder`` where the options
+            say so.
 
         Raises:
             FileNotFoundError: ``lr_folder`` has no such file.
@@ -217,12 +222,10 @@ class Evaluation:
                 )
         else:
             image = to_pixels(lr)
-            if self.lr_format is not None:
-                with tempfile.TemporaryDirectory() as folder:
-                    path = os.path.join(folder, f"lr.{self.lr_format}")
-                    quality = self.lr_quality if self.lr_format == "jpeg" else None
-                    write_image(path, image, quality=quality)
-                    image = read_image(path)
+            if self.lr_format == "jpeg":
+                image = through_jpeg(image, self.lr_quality, self.lr_chroma)
+            elif self.lr_format == "webp":
+                image = through_webp(image, self.lr_quality)
         return to_tensor(image, lr.device)
 
     def means(self, rows: list[dict[str, Any]]) -> Means:
