@@ -13,6 +13,10 @@ from rescale_data.image_file import to_float
 from rescale_data.pixels import Pixels
 
 
+class RescaleWarning(UserWarning):
+    """Warns that the result is likely to be poor or slow to compute, or that something is lost."""
+
+
 def checked(image: ArrayLike) -> NDArray[Any]:
     """Checks ``image`` and returns it as (H, W, 3) with unchanged samples.
 
@@ -38,11 +42,17 @@ def checked(image: ArrayLike) -> NDArray[Any]:
 
 def eight_bit(array: NDArray[Any]) -> Pixels:
     """Converts an array returned by `checked` to uint8, rounding to the nearest level."""
-    if array.dtype == np.uint8:
+    return with_depth(array, 8)
+
+
+def with_depth(array: NDArray[Any], depth: int) -> NDArray[Any]:
+    """Converts an array returned by `checked` to 8 or 16 bits, rounding to the nearest level."""
+    kind = np.uint8 if depth == 8 else np.uint16
+    if array.dtype == kind:
         return array
-    pixels = np.empty(array.shape, np.uint8)
+    pixels = np.empty(array.shape, kind)
     for row, samples in zip(
         pixels, array, strict=True
     ):  # converts one row at a time to save memory
-        row[:] = (to_float(samples) * 255).round()
+        row[:] = (to_float(samples) * (2**depth - 1)).round()
     return pixels

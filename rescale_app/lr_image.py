@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 from rescale_compat.errors import RescaleError
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from typing_extensions import TypeVar
 
+from rescale_app.arrays import checked
+from rescale_arch.architecture import Architecture
 from rescale_arch.scales import Scale, Size, as_pair
-from rescale_data.image_file import LRInfo
+from rescale_data.image_file import LRInfo, write_image
 from rescale_data.pixels import Pixels
+from rescale_data.side_data import SideData
+
+_RESIZED = (
+    ": it was resized or cropped on the way, which cannot be undone, since what restoring needs is "
+    "hidden in every single pixel; get the file as it was written"
+)
 
 UNCHANGED = (1.0, 1.0)
 """The scale of an image that already had the requested size; it is copied in both directions."""
 
 
+Restored = TypeVar("Restored", default=Pixels)
+"""What an LR image is restored to: an array, or a PIL image if it was made from one."""
+
+
 @dataclass(frozen=True, eq=False)
-class LRImage:
+class LRImage(Generic[Restored]):
     """A downscaled image with the information needed to restore it.
 
     ``np.asarray(lr)`` returns its pixels.
@@ -28,13 +42,67 @@ class LRImage:
     Attributes:
         pixels: (h, w, 3) uint8 RGB.
         info: network, scale, original size and fingerprint of the weights.
+        side_data: transparency, color profile and EXIF of a PIL image; None for an array.
     """
 
     pixels: Pixels
     info: LRInfo
+    side_data: SideData | None = None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.pixels, dtype=dtype, copy=copy)
+
+    def save(self, path: str | os.PathLike[str], quality: int | None = None) -> None:
+        """Writes the LR file, from which alone the original can be restored.
+
+        Args:
+            path: ``.png``, ``.jpg`` or ``.webp`` file.
+            quality: 1 to 100, for JPEG and WebP; without it, WebP is lossless.
+
+        Raises:
+            ValueError: the format is unsupported or cannot hold the image, such as JPEG
+                transparency.
+            OSError: the file cannot be written.
+        """
+        write_image(path, self.pixels, quality=quality, info=self.info, side_data=self.side_data)
+
+
+def checked_lr(
+    lr: LRImage[Any] | ArrayLike,
+    scale: Scale | None,
+    size: Size | None,
+    architecture: Architecture,
+    network: Any,
+) -> tuple[NDArray[Any], tuple[float, float], Size]:
+    """Checks what `Rescaler.upscale` is given, and returns pixels, scale and original size.
+
+    Raises:
+        ValueError: the arguments do not fit each other or the network.
+    """
+    if isinstance(lr, LRImage):
+        if scale is not None or size is not None:
+            raise RescaleError("scale and size are stored in the LR image: omit them")
+        if lr.info.network != architecture.name:
+            raise RescaleError(
+                f"created by the network {lr.info.network!r}, but the weights are for "
+                f"{architecture.name!r}"
+            )
+        pair, size = lr.info.scale, lr.info.size
+        array = checked(lr.pixels)
+    elif size is None or (scale is None and architecture.fixed_scale is None):
+        raise RescaleError("an array does not contain its scale and original size: specify both")
+    else:
+        pair = network.factors(scale)
+        array = checked(lr)
+    expected = size if pair == UNCHANGED else network.lr_size(size, pair)
+    height, width = array.shape[:2]
+    if (height, width) != tuple(expected):
+        problem = (
+            f"is {width}x{height}, but the LR image of {size[1]}x{size[0]} at scale "
+            f"{scale_text(pair)} is {expected[1]}x{expected[0]}"
+        )
+        raise RescaleError(f"{problem}{_RESIZED if isinstance(lr, LRImage) else ''}")
+    return array, pair, size
 
 
 def scale_for_size(size: Size, target: Size, largest: float) -> tuple[float, float]:

@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Literal, overload
 
 import rescale_compat  # noqa: F401  before BasicSR, which needs it on current torchvision
 from rescale_compat.errors import RescaleError
 
-import torch
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from rescale_app.arrays import checked, eight_bit
+from rescale_app import side_data as sides
+from rescale_app.arrays import RescaleWarning, checked, eight_bit, with_depth
 from rescale_app.devices import Device, torch_device
 from rescale_app.included_weights import find_weights
-from rescale_app.lr_image import UNCHANGED, LRImage, scale_for_size, scale_text
-from rescale_app.quality import SSIM_WINDOW, Comparison, Quality, image_quality, psnr
+from rescale_app.inference import computing
+from rescale_app.lr_image import UNCHANGED, LRImage, Restored, checked_lr, scale_for_size
+from rescale_app.pil_images import from_pil, info_of_pil, to_pil
+from rescale_app.quality import Comparison, Quality
+from rescale_app.round_trip import compare_round_trip
+from rescale_app.tiles import (
+    OnProgress,
+    max_untiled_pixels,
+    smaller_tile_advice,
+    tile_progress,
+)
 from rescale_arch import imresize
 from rescale_arch.architecture import find_architecture, load_network
 from rescale_arch.bfloat16 import SLOW_BFLOAT16, Precision, bfloat16_is_native, uses_bfloat16
 from rescale_arch.compiling import compile_for_inference
-from rescale_arch.inference_kernels import inference_kernels
 from rescale_arch.memory_format import channels_last
 from rescale_arch.scales import Scale, Size
 from rescale_data.image_file import LRInfo
 from rescale_data.pixels import Pixels, rescale_regions, to_pixels, to_tensor
 from rescale_data.weight_file import fingerprint, read_weights
 
-__all__ = ["Comparison", "LRImage", "Quality", "RescaleWarning", "Rescaler"]
+__all__ = ["Comparison", "LRImage", "OnProgress", "Quality", "RescaleWarning", "Rescaler"]
 
 Tile = Literal["auto"] | int | None
-OnProgress = Callable[[str, float], None]
-"""Called with the name of the current step and the completed fraction of it, from 0 to 1."""
-
-_SHARE_OF_MEMORY = 0.8  # the rest is for workspaces of convolutions
-_SMALLEST_TILE = 64  # HR pixels: below, most of the work would be overlap
-
-
-class RescaleWarning(UserWarning):
-    """Warns that the result is likely to be poor, or slow to compute."""
 
 
 class Rescaler:
-    """A rescaling network with its weights, for images as arrays.
+    """A rescaling network with its weights, for images as arrays and PIL images.
 
     Args:
         weights: a weights file (``.safetensors``, ``.pth``, ..), or the name of included
@@ -90,6 +88,12 @@ class Rescaler:
         >>> rescaler = Rescaler("aidn.safetensors")  # doctest: +SKIP
         >>> lr = rescaler.downscale(array, 2.5)      # doctest: +SKIP
         >>> restored = rescaler.upscale(lr)          # doctest: +SKIP
+
+        PIL images keep transparency, color profile and EXIF:
+
+        >>> lr = rescaler.downscale(Image.open("photo.jpg"), 2.5)    # doctest: +SKIP
+        >>> lr.save("small.png")                                     # doctest: +SKIP
+        >>> restored = rescaler.upscale(Image.open("small.png"))     # doctest: +SKIP
     """
 
     def __init__(
@@ -130,13 +134,29 @@ class Rescaler:
         if compile:
             compile_for_inference(self.network)
 
+    @overload
+    def downscale(
+        self, image: Image.Image, scale: Scale | None = None, *, size: Size | None = None
+    ) -> LRImage[Image.Image]: ...
+
+    @overload
     def downscale(
         self, image: ArrayLike, scale: Scale | None = None, *, size: Size | None = None
-    ) -> LRImage:
+    ) -> LRImage: ...
+
+    def downscale(
+        self,
+        image: Image.Image | ArrayLike,
+        scale: Scale | None = None,
+        *,
+        size: Size | None = None,
+    ) -> LRImage[Any]:
         """Downscales an image, by a factor or to a size.
 
         Args:
-            image: (H, W, 3) RGB or (H, W) grey; uint8, uint16, or float in [0, 1].
+            image: (H, W, 3) RGB or (H, W) grey; uint8, uint16, or float in [0, 1]. Or a PIL image,
+                whose LR image also has its transparency (by bicubic interpolation; colors under
+                transparent parts are kept), color profile and EXIF, and is upright.
             scale: factor in (1, 4], or a pair (vertical, horizontal) of factors in [1, 4]. VQIR
                 has a fixed factor; optional.
             size: (h, w) of the LR image instead (AIDN). The sides may shrink by different factors,
@@ -149,6 +169,11 @@ class Rescaler:
         """
         if scale is not None and size is not None:
             raise RescaleError("give either scale or size")
+        if isinstance(image, Image.Image):
+            pixels, side_data = from_pil(image)
+            lr = self.downscale(pixels, scale, size=size)
+            lr_size = (lr.pixels.shape[0], lr.pixels.shape[1])
+            return replace(lr, side_data=sides.downscaled(side_data, lr_size, lr.info.scale))
         array = checked(image)
         height, width = array.shape[:2]
         if size is not None:
@@ -160,21 +185,59 @@ class Rescaler:
             if scale == UNCHANGED:
                 return self._lr_image(eight_bit(array), scale, (height, width))
         pair = self.network.factors(scale)
-        pixels = self._downscaled(array, pair)
-        return self._lr_image(pixels, pair, (height, width))
+        return self._lr_image(self._downscaled(array, pair), pair, (height, width))
+
+    @overload
+    def upscale(
+        self,
+        lr: LRImage[Restored],
+        scale: Scale | None = None,
+        size: Size | None = None,
+        *,
+        depth: int = 8,
+    ) -> Restored: ...
+
+    @overload
+    def upscale(
+        self,
+        lr: Image.Image,
+        scale: Scale | None = None,
+        size: Size | None = None,
+        *,
+        depth: int = 8,
+    ) -> Image.Image: ...
+
+    @overload
+    def upscale(
+        self,
+        lr: ArrayLike,
+        scale: Scale | None = None,
+        size: Size | None = None,
+        *,
+        depth: int = 8,
+    ) -> Pixels: ...
 
     def upscale(
-        self, lr: LRImage | ArrayLike, scale: Scale | None = None, size: Size | None = None
-    ) -> Pixels:
+        self,
+        lr: LRImage[Any] | Image.Image | ArrayLike,
+        scale: Scale | None = None,
+        size: Size | None = None,
+        *,
+        depth: int = 8,
+    ) -> Any:
         """Restores the original of an LR image.
 
         Args:
-            lr: result of :meth:`downscale`, or an array of its pixels.
-            scale: for an array: its downscaling factor (optional for VQIR).
-            size: for an array: (H, W) of the original.
+            lr: result of :meth:`downscale`, or an array of its pixels; or an LR file opened with
+                PIL.
+            scale: for an array, or a PIL image without a record: its downscaling factor (optional
+                for VQIR).
+            size: for the same: (H, W) of the original.
+            depth: bits per sample of the result: 8, or 16 to round less; for arrays.
 
         Returns:
-            (H, W, 3) uint8 RGB.
+            (H, W, 3) uint8 (or uint16) RGB; for a PIL image, and for what was downscaled from one,
+            a PIL image with transparency, color profile and EXIF.
 
         Warns:
             RescaleWarning: ``lr`` was created with other weights.
@@ -183,41 +246,44 @@ class Rescaler:
             ValueError: ``scale`` and ``size`` are missing, given for an :class:`LRImage`, out of
                 range, or do not match the size of ``lr``; or another network created ``lr``.
         """
-        if isinstance(lr, LRImage):
-            if scale is not None or size is not None:
-                raise RescaleError("scale and size are stored in the LR image: omit them")
-            if lr.info.network != self.architecture.name:
-                raise RescaleError(
-                    f"created by the network {lr.info.network!r}, but the weights are for "
-                    f"{self.architecture.name!r}"
-                )
-            pair, size = lr.info.scale, lr.info.size
-            array = checked(lr.pixels)
-        elif size is None or (scale is None and self.architecture.fixed_scale is None):
-            raise RescaleError(
-                "an array does not contain its scale and original size: specify both"
-            )
-        else:
-            pair = self.network.factors(scale)
-            array = checked(lr)
-        unchanged = pair == UNCHANGED
-        expected = size if unchanged else self.network.lr_size(size, pair)
-        height, width = array.shape[:2]
-        if (height, width) != tuple(expected):
-            raise RescaleError(
-                f"is {width}x{height}, but the LR image of {size[1]}x{size[0]} at scale "
-                f"{scale_text(pair)} is {expected[1]}x{expected[0]}"
-            )
-        if unchanged:
-            return eight_bit(array)
+        if depth not in (8, 16):
+            raise RescaleError(f"depth is {depth!r}: valid are 8, 16")
+        if isinstance(lr, Image.Image):
+            return self._upscale_pil(lr, scale, size, depth)
+        restored = self._upscale_array(lr, scale, size, depth)
+        if isinstance(lr, LRImage) and lr.side_data is not None:
+            return to_pil(restored, lr.side_data, lr.info.scale)
+        return restored
+
+    def _upscale_pil(
+        self, image: Image.Image, scale: Scale | None, size: Size | None, depth: int
+    ) -> Image.Image:
+        pixels, side_data = from_pil(image)
+        info = info_of_pil(image)
+        if info is not None and scale is None and size is None:
+            restored = self._upscale_array(LRImage(eight_bit(pixels), info), None, None, depth)
+            return to_pil(restored, side_data, info.scale)
+        restored = self._upscale_array(pixels, scale, size, depth)
+        return to_pil(restored, side_data, self.network.factors(scale))
+
+    def _upscale_array(
+        self,
+        lr: LRImage[Any] | ArrayLike,
+        scale: Scale | None,
+        size: Size | None,
+        depth: int,
+    ) -> NDArray[Any]:
+        array, pair, size = checked_lr(lr, scale, size, self.architecture, self.network)
+        if pair == UNCHANGED:
+            return with_depth(array, depth)
         if isinstance(lr, LRImage) and lr.info.weights != self.fingerprint:
             warnings.warn(
                 f"created with the weights {lr.info.weights}, restored with {self.fingerprint}: "
                 "expect a poor result",
                 RescaleWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self._restored(array, pair, size)
+        return self._restored(array, pair, size, depth)
 
     def compare(self, image: ArrayLike, scale: Scale | None = None) -> Comparison:
         """Compares a round trip with that of bicubic interpolation.
@@ -230,37 +296,7 @@ class Rescaler:
             ValueError: as for :meth:`downscale`, or the image is too small for the metrics: SSIM
                 needs 11 x 11 pixels inside the border.
         """
-        hr = eight_bit(checked(image))
-        pair = self.network.factors(scale)
-        size = (hr.shape[0], hr.shape[1])
-        border = math.ceil(max(pair))
-        small = self.network.lr_size(size, pair)
-        lr_border = border if self.architecture.lr_border is None else self.architecture.lr_border
-        if min(size) < SSIM_WINDOW + 2 * border or min(small) <= 2 * lr_border:
-            raise RescaleError(
-                f"is {size[1]}x{size[0]}: too small for metrics at scale {scale_text(pair)}"
-            )
-        start = time.perf_counter()
-        lr = self.downscale(hr, pair)
-        middle = time.perf_counter()
-        restored = self.upscale(lr)
-        end = time.perf_counter()
-        inverse = (1 / pair[0], 1 / pair[1])
-        bicubic_lr = self.bicubic(hr, small, inverse)
-        bicubic = self.bicubic(bicubic_lr, size, pair)
-        return Comparison(
-            hr=hr,
-            lr=lr,
-            restored=restored,
-            bicubic_lr=bicubic_lr,
-            bicubic=bicubic,
-            quality=image_quality(hr, restored, border),
-            bicubic_quality=image_quality(hr, bicubic, border),
-            lr_psnr=psnr(bicubic_lr, lr.pixels, lr_border),
-            lr_psnr_y=psnr(bicubic_lr, lr.pixels, lr_border, y=True),
-            seconds_down=middle - start,
-            seconds_up=end - middle,
-        )
+        return compare_round_trip(self, eight_bit(checked(image)), self.network.factors(scale))
 
     def bicubic(self, image: ArrayLike, size: Size, scale: Scale) -> Pixels:
         """Resizes an image as MATLAB's ``imresize`` does, antialiased when downscaling.
@@ -303,16 +339,20 @@ class Rescaler:
                 self.network.lr_size(size, scale),
             )
 
-    def _restored(self, array: NDArray[Any], scale: tuple[float, float], size: Size) -> Pixels:
+    def _restored(
+        self, array: NDArray[Any], scale: tuple[float, float], size: Size, depth: int
+    ) -> NDArray[Any]:
         tile = self._tile(size)
         with self._computing(size):
             if tile is None:
-                return to_pixels(self.network.upscale(self._tensor(array), scale, size=size))
+                restored = self.network.upscale(self._tensor(array), scale, size=size)
+                return to_pixels(restored, depth)
             return self._in_tiles(
                 "Restoring",
                 lambda read, write: self.network.upscale_tiles(size, scale, read, write, tile),
                 array,
                 size,
+                depth,
             )
 
     def _tile(self, size: Size) -> int | None:
@@ -321,75 +361,22 @@ class Rescaler:
             return None
         if self.tile != "auto":
             return self.tile
-        is_small = size[0] * size[1] <= self._max_untiled_pixels()
+        most = max_untiled_pixels(self.architecture, self._config, self.device)
+        is_small = size[0] * size[1] <= most
         return None if is_small else self.architecture.tile
 
-    def _max_untiled_pixels(self) -> int:
-        """Pixels of the largest image that is computed untiled with ``tile='auto'``."""
-        per_pixel = self.architecture.bytes_per_pixel
-        if self.device.type != "cuda" or per_pixel is None:
-            return self.architecture.max_untiled_pixels
-        fits = int(_SHARE_OF_MEMORY * _free_gpu_memory(self.device) / per_pixel(self._config))
-        # kernels index features by 32 bits
-        return min(fits, (2**31 - 1) // self.architecture.max_width(self._config))
-
     def _in_tiles(
-        self, step: str, work: Callable[..., None], array: NDArray[Any], size: Size
-    ) -> Pixels:
-        """Collects the output of ``work`` in 8 bits and reports progress."""
-        total = size[0] * size[1]
-        hidden = None if self.progress is True else True  # None: hidden without a terminal
-        report = self.progress if callable(self.progress) else None
-        with tqdm(total=total, unit="px", unit_scale=True, leave=False, disable=hidden) as bar:
-            done = 0
+        self,
+        step: str,
+        work: Callable[..., None],
+        array: NDArray[Any],
+        size: Size,
+        depth: int = 8,
+    ) -> NDArray[Any]:
+        """Collects the output of ``work`` and reports progress."""
+        with tile_progress(step, size, self.progress) as on_progress:
+            return rescale_regions(work, array, size, self.device, on_progress, depth)
 
-            def on_progress(pixels: int) -> None:
-                nonlocal done
-                done += pixels
-                bar.update(pixels)
-                if report is not None:
-                    report(step, done / total)
-
-            return rescale_regions(work, array, size, self.device, on_progress)
-
-    @contextmanager
-    def _computing(self, size: Size) -> Iterator[None]:
-        """Sets inference mode and precision, and reports out of memory as ``MemoryError``."""
-        bf16 = self.precision == "bf16"
-        try:
-            with (
-                torch.inference_mode(),
-                inference_kernels(),
-                torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16),
-            ):
-                yield
-        except (RuntimeError, MemoryError) as error:
-            # PyTorch has no separate exception class for this on the CPU.
-            if not (
-                isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
-                or "can't allocate memory" in str(error)
-            ):
-                raise
-            raise MemoryError(
-                f"not enough memory on {self.device} for an image of {size[1]}x{size[0]}"
-                + self._smaller_tile(size)
-            ) from error
-
-    def _smaller_tile(self, size: Size) -> str:
-        """Advice for an image of ``size`` that does not fit into memory; may be empty."""
-        if self.architecture.tile is None:
-            return ""
-        current = self._tile(size)
-        side = max(size) if current is None else min(current, max(size))
-        if side < 2 * _SMALLEST_TILE:
-            return ""
-        advised = min(1 << (side // 2).bit_length() - 1, self.architecture.tile)
-        kind = "tiles" if current is None else "smaller tiles"
-        return f": {kind} need less memory (--tile {advised}; in Python, tile={advised})"
-
-
-def _free_gpu_memory(device: torch.device) -> int:
-    """Bytes available to PyTorch on ``device``, from the driver and from its cache."""
-    free, _ = torch.cuda.mem_get_info(device)
-    kept: int = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + kept
+    def _computing(self, size: Size) -> AbstractContextManager[None]:
+        advice = smaller_tile_advice(self.architecture, self._tile(size), size)
+        return computing(self.device, self.precision == "bf16", size, advice)

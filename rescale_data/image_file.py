@@ -1,17 +1,9 @@
-"""Image files: reading, writing, and the metadata of LR files.
-
-The pixels of an LR image determine neither its scale nor the size of the original, and both are
-needed to restore it. They are stored in the file as one line of JSON: in a PNG text chunk named
-"rescale", or in a JPEG comment that starts with "rescale:".
-"""
+"""Image files: reading, writing, listing."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +11,20 @@ from rescale_compat.errors import RescaleError
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import fromarray
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngInfo
 
 from rescale_data.atomic import replacing
-from rescale_data.decoding import (
-    JPEG_START,
-    PNG_START,
-    ImageFileError,
-    decode_image,
-    is_complete,
-    read_png_chunks,
-)
+from rescale_data.decoding import PNG_START, ImageFileError, decode_image, is_complete
+from rescale_data.encoding import encode_image
+from rescale_data.lr_info import LRInfo
+from rescale_data.records import record_text
+from rescale_data.side_data import SideData
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "PNG_START",
     "ImageFileError",
     "LRInfo",
+    "SideData",
     "decode_image",
     "image_names",
     "list_images",
@@ -52,80 +39,7 @@ __all__ = [
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Suffixes of the files that `list_images` returns, in lower case."""
 
-JPEG_QUALITY = 95
-"""Default quality of JPEG files."""
-
-# Level 6 gives files that are 2 % smaller but takes twice as long to write.
-PNG_LEVEL = 3
-
-INFO_KEY = "rescale"
-INFO_VERSION = 1
-# Kinds of text chunks: other tools may turn one into another.
-PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-# The scales that a file may state: a network may have narrower limits.
-SCALE_LIMITS = (1.0, 256.0)
-
 Image = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class LRInfo:
-    """The metadata of an LR file, from which it can be restored without further information.
-
-    Args:
-        network: Name of the network that made the LR image ("aidn").
-        scale: HR side over LR side, (vertical, horizontal).
-        size: (height, width) of the HR image in pixels.
-        weights: Fingerprint of the weights that made the LR image.
-
-    Raises:
-        ValueError: If a value has the wrong type or is out of range.
-    """
-
-    network: str
-    scale: tuple[float, float]
-    size: tuple[int, int]
-    weights: str
-
-    def __post_init__(self) -> None:
-        """Checks the values, and converts lists to tuples."""
-        for name, text in (("network", self.network), ("weights", self.weights)):
-            if not isinstance(text, str) or not text:
-                raise RescaleError(f"{name} must be a name, not {text!r}")
-        low, high = SCALE_LIMITS
-        scale, size = _pair(self.scale), _pair(self.size)
-        if not all(_is_number(s) and low <= s <= high for s in scale):
-            raise RescaleError(
-                f"scale must be two numbers from {low} to {high}, not {self.scale!r}"
-            )
-        if not all(_is_number(n) and isinstance(n, int) and n > 0 for n in size):
-            raise RescaleError(f"size must be two whole numbers over 0, not {self.size!r}")
-        object.__setattr__(self, "scale", tuple(map(float, scale)))
-        object.__setattr__(self, "size", size)
-
-    def to_json(self) -> str:
-        """Returns the metadata as one line of JSON; `from_json` is the exact inverse."""
-        return json.dumps({"version": INFO_VERSION, **asdict(self)}, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> LRInfo:
-        """Parses the output of `to_json`.
-
-        Raises:
-            ValueError: If the text is malformed.
-        """
-        try:
-            entries = json.loads(text)
-        except RecursionError:
-            raise RescaleError("JSON nested too deeply") from None
-        names = {"version", "network", "scale", "size", "weights"}
-        if not isinstance(entries, dict) or set(entries) != names:
-            raise RescaleError(f"expected the entries {', '.join(sorted(names))}")
-        if entries.pop("version") != INFO_VERSION:
-            raise RescaleError(
-                f"written by a later version: only version {INFO_VERSION} is supported"
-            )
-        return cls(**entries)
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
@@ -156,47 +70,33 @@ def to_float(image: Image) -> npt.NDArray[np.float32]:
 
 def write_image(
     path: str | os.PathLike[str],
-    image: npt.NDArray[np.uint8],
+    image: Image,
     *,
     quality: int | None = None,
     info: LRInfo | None = None,
+    side_data: SideData | None = None,
 ) -> None:
     """Writes an image atomically: it appears under its name only when it is complete.
 
     Args:
-        path: File to write, .png or .jpg/.jpeg; an existing file is replaced.
-        image: (H, W, 3) RGB, uint8.
-        quality: JPEG quality from 1 to 100 (default 95; chroma is 4:2:0). Only for JPEG.
-        info: Metadata of an LR file.
+        path: File to write, .png, .jpg/.jpeg or .webp; an existing file is replaced.
+        image: (H, W, 3) RGB, uint8; for PNG also uint16.
+        quality: From 1 to 100; for JPEG (default 95; chroma is 4:2:0), and for WebP, which is
+            lossless by default.
+        info: Record of an LR file.
+        side_data: Transparency, color profile and EXIF.
 
     Raises:
-        ValueError: If the suffix is unsupported, or the array or the quality is invalid.
+        ValueError: If the suffix is unsupported, the array or the quality is invalid, or the format
+            cannot hold the image.
         OSError: If the file cannot be written; no partial file remains.
     """
     path = Path(path)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise RescaleError(
-            f"{path}: image must be (H, W, 3) uint8, not {image.shape} {image.dtype}"
-        )
-    pil_image = fromarray(np.ascontiguousarray(image))
-    buffer = io.BytesIO()
-    match path.suffix.lower():
-        case ".png":
-            if quality is not None:
-                raise RescaleError(f"{path}: only .jpg and .jpeg files have a quality")
-            text = PngInfo()
-            if info is not None:
-                text.add_text(INFO_KEY, info.to_json())
-            pil_image.save(buffer, "PNG", pnginfo=text, compress_level=PNG_LEVEL)
-        case ".jpg" | ".jpeg":
-            quality = JPEG_QUALITY if quality is None else quality
-            if not 1 <= quality <= 100:
-                raise RescaleError(f"{path}: quality must be from 1 to 100, not {quality}")
-            comment = b"" if info is None else f"{INFO_KEY}:{info.to_json()}".encode("ascii")
-            pil_image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", comment=comment)
-        case suffix:
-            raise RescaleError(f"{path}: suffix must be .png, .jpg or .jpeg, not {suffix!r}")
-    write_file(path, buffer.getbuffer())
+    try:
+        content = encode_image(image, path.suffix, quality=quality, info=info, side_data=side_data)
+    except RescaleError as error:
+        raise RescaleError(f"{path}: {error}") from error
+    write_file(path, content)
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
@@ -225,20 +125,22 @@ def read_info(path: str | os.PathLike[str]) -> LRInfo | None:
 
     Raises:
         ValueError: If the metadata is malformed.
-        ImageFileError: If the file is a broken PNG or JPEG.
+        ImageFileError: If the file is broken.
         OSError: If the file cannot be read.
     """
     data = Path(path).read_bytes()
     if not is_complete(data):
         raise ImageFileError(f"{os.fspath(path)}: truncated image file")
     try:
-        texts = list(_metadata_texts(data))
-    except (OSError, SyntaxError, ValueError) as error:
+        text = record_text(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise all kinds for a broken file
         raise ImageFileError(f"{os.fspath(path)}: broken image file ({error})") from error
-    if not texts:
+    if text is None:
         return None
     try:
-        return LRInfo.from_json(texts[-1])
+        return LRInfo.from_json(text)
     except ValueError as error:
         raise RescaleError(f"{os.fspath(path)}: malformed rescale info: {error}") from error
 
@@ -270,30 +172,3 @@ def image_names(folder: str | os.PathLike[str], recursive: bool = False) -> list
                     yield entry.path[start:]
 
     return sorted(names(os.fspath(folder)))
-
-
-def _pair(values: object) -> tuple[Any, ...]:
-    """Returns a list or tuple of length two as a tuple, anything else as (None, None)."""
-    return tuple(values) if isinstance(values, list | tuple) and len(values) == 2 else (None, None)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _metadata_texts(data: bytes) -> Iterator[str]:
-    """Yields the texts that `write_image` put into a file, if it did without decoding pixels.
-
-    Pillow's class for JPEG is used by itself because `PIL.Image.open` refuses very large images.
-    """
-    if data.startswith(PNG_START):
-        text = read_png_chunks(data, PNG_TEXTS).im_text.get(INFO_KEY)
-        if text is not None:
-            yield str(text)
-    elif data.startswith(JPEG_START):
-        prefix = f"{INFO_KEY}:".encode("ascii")
-        jpeg = JpegImageFile(io.BytesIO(data))
-        with jpeg:
-            for name, segment in jpeg.applist:
-                if name == "COM" and segment.startswith(prefix):
-                    yield segment.removeprefix(prefix).decode("ascii", "replace")

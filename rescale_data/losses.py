@@ -1,8 +1,9 @@
-"""What an image file holds that 8-bit RGB pixels do not keep.
+"""What an image file holds that neither 8-bit RGB pixels nor side data keep.
 
-Not counted, as nothing is lost: alpha that is opaque everywhere, a color profile under which no
-color differs from sRGB by more than 2 of 255 levels, an orientation (it is applied), and what
-merely describes the file itself, such as its resolution and the program that wrote it.
+Not counted, as nothing is lost: what is carried as side data, alpha that is opaque everywhere, a
+profile of another color space under which no color differs from sRGB by more than 2 of 255 levels,
+an orientation (it is applied), and what merely describes the file itself, such as its resolution
+and the program that wrote it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from rescale_compat.errors import RescaleError
 import cv2
 import numpy as np
 from PIL import Image, ImageCms
-from PIL.ImageFile import ImageFile
 from PIL.IptcImagePlugin import getiptcinfo
-from PIL.JpegImagePlugin import JpegImageFile
 
 from rescale_data.decoding import (
     PNG_START,
@@ -28,96 +27,88 @@ from rescale_data.decoding import (
     read_png_chunks,
     tiff_tags,
 )
-from rescale_data.image_file import INFO_KEY, PNG_TEXTS
+from rescale_data.encoding import INFO_KEY
+from rescale_data.exif import METADATA_TAGS, exif_is_broken
+from rescale_data.records import comments, is_own_comment
+from rescale_data.side_data import OTHER_COLORS, SideData, find_exif, png_info, read_side_data
 
-__all__ = ["Loss", "find_losses"]
+__all__ = ["Loss", "side_data_and_losses"]
 
 
 class Loss(Enum):
     """A kind of loss; its value says it to the user."""
 
     FRAMES = "only the first of several images is read"
-    ALPHA = "transparency is dropped"
-    PROFILE = "the color profile is dropped, and the pixels are taken as sRGB"
-    DEPTH = "more than 8 bits per channel are rounded to 8"
-    METADATA = "metadata (EXIF, XMP, IPTC, comments) is dropped"
+    COLORS = "the colors (CMYK, LAB) are converted to RGB, without a color profile"
+    PROFILE = "the color profile is not one of RGB and is dropped"
+    DEPTH = (
+        "LR images have 8 bits per channel, fewer than this file; `rescale up --depth 16` restores "
+        "16, rounded less"
+    )
+    METADATA = "metadata other than EXIF (XMP, IPTC, comments, texts) is dropped"
+    EXIF = "EXIF is broken and is dropped"
     UNKNOWN = "anything but the pixels is dropped, and cannot be read to say what"
 
 
-_PNG_CHUNKS = (b"IHDR", b"acTL", b"tRNS", b"iCCP", b"eXIf", *PNG_TEXTS)
+_PNG_CHUNKS = (b"IHDR", b"acTL", b"iCCP", b"tEXt", b"zTXt", b"iTXt")
 # Written by programs about themselves, or about the file.
-_TRIVIAL_TEXTS = {INFO_KEY, "Software", "date:create", "date:modify", "date:timestamp"}
+_TRIVIAL_TEXTS = {
+    INFO_KEY, "Software", "date:create", "date:modify", "date:timestamp",
+    "Raw profile type exif",  # read as EXIF
+}  # fmt: skip
 
 _BITS_PER_SAMPLE = 258
-_EXIF_IFD = 34665
-# How the pixels of a TIFF are stored, resolution, orientation, software, profile.
-_TRIVIAL_TAGS = {
-    *range(254, 267), 273, 274, *range(277, 285), *range(290, 294), 296, 297, 301, 305,
-    *range(317, 326), 330, 332, 334, *range(336, 343), 347, *range(512, 522), *range(529, 533),
-    _EXIF_IFD, 34675,
-}  # fmt: skip
-# Versions, color space, width and height, interoperability.
-_TRIVIAL_EXIF = {36864, 37121, 40960, 40961, 40962, 40963, 40965}
 
 
-def find_losses(data: bytes) -> list[Loss]:
-    """Returns what gets lost when an image file becomes 8-bit RGB pixels, each kind once.
+def side_data_and_losses(data: bytes) -> tuple[SideData, list[Loss]]:
+    """Returns the side data of an image file, and what gets lost beside it, each kind once.
 
     Args:
         data: Content of a file that `decode_image` reads.
     """
     try:
-        found = set(_png_losses(data) if data.startswith(PNG_START) else _other_losses(data))
+        side_data = read_side_data(data)
+        losses = _png_losses if data.startswith(PNG_START) else _other_losses
+        found = set(losses(data, side_data))
     except MemoryError:
         raise
     except Exception:  # Pillow raises all kinds for broken metadata, though the pixels are good
-        found = {Loss.UNKNOWN}
-    return [loss for loss in Loss if loss in found]
+        return SideData(), [Loss.UNKNOWN]
+    return side_data, [loss for loss in Loss if loss in found]
 
 
-def _png_losses(data: bytes) -> Iterator[Loss]:
+def _png_losses(data: bytes, side_data: SideData) -> Iterator[Loss]:
     stream = read_png_chunks(data, _PNG_CHUNKS)
     if (stream.im_n_frames or 1) > 1:
         yield Loss.FRAMES
-    may_be_transparent = stream.im_mode in ("LA", "RGBA") or "transparency" in stream.im_info
-    if may_be_transparent and not _is_opaque(data):
-        yield Loss.ALPHA
     if data[24] > 8:  # of the header
         yield Loss.DEPTH
-    yield from _profile_loss(stream.im_info.get("icc_profile"))
-    exif = Image.Exif()
-    exif.load(stream.im_info.get("exif", b""))
-    if set(stream.im_text) - _TRIVIAL_TEXTS or _holds_metadata(exif):
+    yield from _profile_loss(stream.im_info.get("icc_profile"), side_data)
+    if set(stream.im_text) - _TRIVIAL_TEXTS:
         yield Loss.METADATA
+    yield from _exif_loss(find_exif(png_info(data)), side_data)
 
 
-def _other_losses(data: bytes) -> Iterator[Loss]:
+def _other_losses(data: bytes, side_data: SideData) -> Iterator[Loss]:
     image = open_with_pillow(data)
     if image is None:
         raise RescaleError("unsupported format")
     with image:
         if getattr(image, "n_frames", 1) > 1:
             yield Loss.FRAMES
-        if image.has_transparency_data and not _is_opaque(data):
-            yield Loss.ALPHA
+        if image.mode in OTHER_COLORS:
+            yield Loss.COLORS
         if _has_more_than_8_bits(data, str(image.format)):
             yield Loss.DEPTH
-        yield from _profile_loss(image.info.get("icc_profile"))
+        yield from _profile_loss(image.info.get("icc_profile"), side_data)
         if (
             "xmp" in image.info
-            or _holds_metadata(image.getexif())
             or getiptcinfo(image)
-            or any(_comments(image))
+            or any(c and not is_own_comment(c) for c in comments(image))
+            or (is_tiff(data) and METADATA_TAGS & set(tiff_tags(data)))
         ):
             yield Loss.METADATA
-
-
-def _is_opaque(data: bytes) -> bool:
-    image = open_with_pillow(data)
-    assert image is not None
-    with image:
-        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return lowest == 255
+        yield from _exif_loss(data if is_tiff(data) else find_exif(image.info), side_data)
 
 
 def _has_more_than_8_bits(data: bytes, file_format: str) -> bool:
@@ -130,22 +121,13 @@ def _has_more_than_8_bits(data: bytes, file_format: str) -> bool:
     return image is not None and image.dtype != np.uint8
 
 
-def _comments(image: ImageFile) -> Iterator[bytes]:
-    """Yields the comments of a JPEG or GIF that are not ours."""
-    if isinstance(image, JpegImageFile):
-        for name, segment in image.applist:
-            if name == "COM" and not segment.startswith(f"{INFO_KEY}:".encode("ascii")):
-                yield segment
-    elif image.format == "GIF":
-        yield image.info.get("comment", b"")
+def _exif_loss(exif: bytes | None, side_data: SideData) -> Iterator[Loss]:
+    if exif and side_data.exif is None and exif_is_broken(exif):
+        yield Loss.EXIF
 
 
-def _holds_metadata(exif: Image.Exif) -> bool:
-    return bool(set(exif) - _TRIVIAL_TAGS or set(exif.get_ifd(_EXIF_IFD)) - _TRIVIAL_EXIF)
-
-
-def _profile_loss(profile: bytes | None) -> Iterator[Loss]:
-    if profile and not _is_srgb(profile):
+def _profile_loss(profile: bytes | None, side_data: SideData) -> Iterator[Loss]:
+    if profile and side_data.profile is None and not _is_srgb(profile):
         yield Loss.PROFILE
 
 

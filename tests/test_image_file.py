@@ -185,7 +185,7 @@ def test_jpeg_quality_and_chroma(tmp_path, picture):
     assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - picture).mean() < 4
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
 def test_other_readers_open_a_file_with_info(tmp_path, picture, suffix):
     path = tmp_path / f"a{suffix}"
     write_image(path, picture, info=INFO)
@@ -206,7 +206,7 @@ infos = st.builds(
 
 
 @settings(deadline=None)
-@given(infos, st.sampled_from([".png", ".jpg"]))
+@given(infos, st.sampled_from([".png", ".jpg", ".webp"]))
 def test_info_comes_back_exactly(tmp_path_factory, info, suffix):
     path = tmp_path_factory.getbasetemp() / f"info{suffix}"
     write_image(path, np.zeros((2, 3, 3), np.uint8), info=info)
@@ -339,7 +339,9 @@ def test_garbage_is_read_or_refused_but_never_worse(tmp_path_factory, noise, fil
 @pytest.mark.parametrize(
     ("name", "image", "options", "message"),
     [
-        ("a.webp", np.zeros((2, 2, 3), np.uint8), {}, r"a\.webp: suffix must be \.png"),
+        ("a.gif", np.zeros((2, 2, 3), np.uint8), {}, r"a\.gif: suffix must be \.png"),
+        ("a.webp", np.zeros((2, 2, 3), np.uint16), {}, r"a\.webp: image must be .* uint8, not"),
+        ("a.webp", np.zeros((1, 16384, 3), np.uint8), {}, r"is 16384x1: sides of a WebP file"),
         ("a.png", np.zeros((2, 2, 3)), {}, r"a\.png: image must be \(H, W, 3\) uint8"),
         ("a.png", np.zeros((2, 2), np.uint8), {}, r"a\.png: image must be"),
         ("a.png", np.zeros((0, 2, 3), np.uint8), {}, r"a\.png: image must be"),
@@ -347,7 +349,7 @@ def test_garbage_is_read_or_refused_but_never_worse(tmp_path_factory, noise, fil
             "a.png",
             np.zeros((2, 2, 3), np.uint8),
             {"quality": 90},
-            r"a\.png: only \.jpg and \.jpeg files have",
+            r"a\.png: only \.jpg, \.jpeg and \.webp files have",
         ),
         ("a.jpg", np.zeros((2, 2, 3), np.uint8), {"quality": 0}, r"a\.jpg: quality must be from"),
     ],

@@ -10,7 +10,7 @@ from skimage import data
 
 from rescale_app import cli
 from rescale_data.image_file import LRInfo, decode_image, write_image
-from rescale_data.losses import Loss, find_losses
+from rescale_data.losses import Loss, side_data_and_losses
 
 RGB = data.astronaut()[:48, 60:124]
 IMAGE = Image.fromarray(RGB)
@@ -88,15 +88,8 @@ LOSSY = {
     "TIFF pages": (encoded(IMAGE, "TIFF", **FRAMES), Loss.FRAMES),
     "AVIF frames": (encoded(IMAGE, "AVIF", **FRAMES), Loss.FRAMES),
     "MPO images": (encoded(IMAGE, "MPO", **FRAMES), Loss.FRAMES),
-    "PNG alpha": (encoded(with_alpha(0), "PNG"), Loss.ALPHA),
-    "PNG transparent color": (
-        encoded(IMAGE, "PNG", transparency=tuple(map(int, RGB[3, 3]))),
-        Loss.ALPHA,
-    ),
-    "PNG transparent palette": (encoded(IMAGE.quantize(16), "PNG", transparency=3), Loss.ALPHA),
-    "WebP alpha": (encoded(with_alpha(0), "WEBP"), Loss.ALPHA),
-    "TIFF alpha": (encoded(with_alpha(0), "TIFF"), Loss.ALPHA),
-    "GIF transparency": (encoded(IMAGE.quantize(16), "GIF", transparency=3), Loss.ALPHA),
+    "CMYK JPEG": (encoded(IMAGE.convert("CMYK"), "JPEG"), Loss.COLORS),
+    "CMYK TIFF": (encoded(IMAGE.convert("CMYK"), "TIFF"), Loss.COLORS),
     "PNG 16 bits": (cv2.imencode(".png", RGB.astype(np.uint16) * 257)[1].tobytes(), Loss.DEPTH),
     "TIFF 16 bits": (as_tiff(RGB.astype(np.uint16) * 257, photometric="rgb"), Loss.DEPTH),
     "TIFF 16 bits grey": (as_tiff(RGB[..., 0] * np.uint16(257)), Loss.DEPTH),
@@ -108,19 +101,13 @@ LOSSY = {
         cv2.imencode(".avif", RGB.astype(np.uint16) * 4, [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes(),
         Loss.DEPTH,
     ),
-    "PNG EXIF": (encoded(IMAGE, "PNG", exif=exif(artist="me")), Loss.METADATA),
-    "PNG EXIF behind": (
-        behind_the_pixels(encoded(IMAGE, "PNG", exif=exif(artist="me")), b"eXIf"),
-        Loss.METADATA,
-    ),
     "PNG text": (encoded(IMAGE, "PNG", pnginfo=text_chunk(Title="x")), Loss.METADATA),
-    "JPEG EXIF": (encoded(IMAGE, "JPEG", exif=exif(artist="me")), Loss.METADATA),
-    "JPEG EXIF of camera": (encoded(IMAGE, "JPEG", exif=exif_of_camera()), Loss.METADATA),
+    "JPEG EXIF": (encoded(IMAGE, "JPEG", exif=b"Exif\0\0MM\0*\0\0\1\0"), Loss.EXIF),
+    "PNG EXIF": (encoded(IMAGE, "PNG", exif=b"Exif\0\0MM\0*\0\0\1\0"), Loss.EXIF),
     "JPEG XMP": (encoded(IMAGE, "JPEG", xmp=XMP), Loss.METADATA),
     "JPEG comment": (encoded(IMAGE, "JPEG", comment=b"hello"), Loss.METADATA),
     "WebP XMP": (encoded(IMAGE, "WEBP", xmp=XMP), Loss.METADATA),
-    "WebP EXIF": (encoded(IMAGE, "WEBP", exif=exif(artist="me")), Loss.METADATA),
-    "TIFF tags": (encoded(IMAGE, "TIFF", tiffinfo={315: "me"}), Loss.METADATA),
+    "TIFF XMP": (encoded(IMAGE, "TIFF", tiffinfo={700: XMP}), Loss.METADATA),
     "GIF comment": (encoded(IMAGE, "GIF", comment=b"hello"), Loss.METADATA),
 }
 
@@ -128,29 +115,46 @@ LOSSY = {
 @pytest.mark.parametrize(("content", "loss"), LOSSY.values(), ids=LOSSY)
 def test_each_loss_is_found_and_no_other(content, loss):
     decode_image(content, "x")
-    assert find_losses(content) == [loss]
+    assert side_data_and_losses(content)[1] == [loss]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("space", [b"GRAY", b"CMYK"])
+def test_a_profile_of_another_color_space_is_a_loss(file_format, space):
+    profile = SRGB[:16] + space + SRGB[20:]
+    content = encoded(IMAGE.convert("L"), file_format, icc_profile=profile)
+    assert side_data_and_losses(content)[1] in ([Loss.PROFILE], [Loss.UNKNOWN])
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
-def test_a_profile_is_a_loss_if_it_changes_colors(file_format):
-    other = encoded(IMAGE, file_format, icc_profile=OTHER_PROFILE)
-    assert find_losses(other) == [Loss.PROFILE]
-    assert find_losses(encoded(IMAGE, file_format, icc_profile=SRGB)) == []
+def test_a_profile_of_rgb_is_none(file_format):
+    for profile in (SRGB, OTHER_PROFILE):
+        content = encoded(IMAGE, file_format, icc_profile=profile)
+        side_data, losses = side_data_and_losses(content)
+        assert side_data.profile == profile
+        assert losses == []
 
 
 def test_all_losses_of_a_file_are_found():
     content = encoded(
-        with_alpha(0),
+        IMAGE.convert("L"),
         "PNG",
-        exif=exif(artist="me"),
-        icc_profile=OTHER_PROFILE,
+        exif=b"Exif\0\0MM\0*\0\0\1\0",
+        icc_profile=SRGB[:16] + b"CMYK" + SRGB[20:],
+        pnginfo=text_chunk(Title="x"),
         save_all=True,
-        append_images=[with_alpha(9)],
+        append_images=[IMAGE.convert("L").rotate(90)],
     )
-    assert find_losses(content) == [Loss.FRAMES, Loss.ALPHA, Loss.PROFILE, Loss.METADATA]
+    losses = side_data_and_losses(content)[1]
+    assert losses == [Loss.FRAMES, Loss.PROFILE, Loss.METADATA, Loss.EXIF]
 
 
 LOSSLESS = {
+    "alpha": encoded(with_alpha(0), "PNG"),
+    "EXIF behind": behind_the_pixels(encoded(IMAGE, "PNG", exif=exif(artist="me")), b"eXIf"),
+    "EXIF of camera": encoded(IMAGE, "JPEG", exif=exif_of_camera()),
+    "EXIF in WebP": encoded(IMAGE, "WEBP", exif=exif(artist="me")),
+    "TIFF tags": encoded(IMAGE, "TIFF", tiffinfo={315: "me"}),
     "opaque alpha": encoded(with_alpha(255), "PNG"),
     "opaque TIFF": encoded(with_alpha(255), "TIFF"),
     "orientation": encoded(IMAGE, "JPEG", exif=exif(orientation=6)),
@@ -159,7 +163,6 @@ LOSSLESS = {
     "what describes the file": encoded(IMAGE, "JPEG", exif=trivial_exif(), dpi=(72, 72)),
     "program in PNG": encoded(IMAGE, "PNG", pnginfo=text_chunk(Software="x"), dpi=(72, 72)),
     "JPEG": encoded(IMAGE, "JPEG"),
-    "CMYK JPEG": encoded(IMAGE.convert("CMYK"), "JPEG"),
     "grey": encoded(IMAGE.convert("L"), "PNG"),
     "palette": encoded(IMAGE.quantize(16), "PNG"),
     "TIFF": as_tiff(RGB, photometric="rgb"),
@@ -175,18 +178,18 @@ LOSSLESS = {
 
 @pytest.mark.parametrize("content", LOSSLESS.values(), ids=LOSSLESS)
 def test_nothing_is_reported_where_nothing_is_lost(content):
-    assert find_losses(content) == []
+    assert side_data_and_losses(content)[1] == []
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_own_files_lose_nothing(tmp_path, suffix):
-    assert find_losses(own(suffix, tmp_path)) == []
+    assert side_data_and_losses(own(suffix, tmp_path))[1] == []
 
 
 def test_metadata_that_cannot_be_read_is_a_loss_of_its_own():
     content = encoded(IMAGE, "JPEG", icc_profile=b"no profile")
     assert decode_image(content, "x").shape == RGB.shape
-    assert find_losses(content) == [Loss.UNKNOWN]
+    assert side_data_and_losses(content)[1] == [Loss.UNKNOWN]
 
 
 def warnings_of(capsys) -> list[str]:
@@ -199,12 +202,12 @@ def warnings_of(capsys) -> list[str]:
 
 def test_down_and_up_warn_of_what_a_file_loses(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("a.png").write_bytes(encoded(with_alpha(0), "PNG", exif=exif(artist="me")))
+    content = encoded(with_alpha(0), "PNG", exif=exif(artist="me"), pnginfo=text_chunk(Title="x"))
+    Path("a.png").write_bytes(content)
     assert cli.main(["down", "a.png", "-s", "2", "-o", "lr.png"]) == 0
-    assert warnings_of(capsys) == [
-        "a.png: transparency is dropped",
-        "a.png: metadata (EXIF, XMP, IPTC, comments) is dropped",
-    ]
+    assert warnings_of(capsys) == [f"a.png: {Loss.METADATA.value}"]
+    assert cli.main(["down", "a.png", "-s", "2", "-o", "lr.png", "--strip"]) == 0
+    assert warnings_of(capsys) == []
     assert cli.main(["up", "lr.png", "-o", "hr.png"]) == 0
     assert warnings_of(capsys) == []
     lr = Image.open("lr.png")
@@ -219,20 +222,21 @@ def test_compare_warns_of_what_bears_on_its_figures(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(encoded(with_alpha(0), "PNG", exif=exif(artist="me")))
     assert cli.main(["compare", "a.png"]) == 0
-    assert warnings_of(capsys) == ["a.png: transparency is dropped"]
+    assert warnings_of(capsys) == ["a.png: transparency is ignored"]
 
 
 def test_a_folder_gets_one_line_for_each_kind_of_loss(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     for name in "abc":
-        Path("in", f"{name}.png").write_bytes(encoded(with_alpha(0), "PNG"))
+        content = encoded(IMAGE, "PNG", pnginfo=text_chunk(Title="x"))
+        Path("in", f"{name}.png").write_bytes(content)
     Path("in", "d.tif").write_bytes(as_tiff(RGB.astype(np.uint16) * 257, photometric="rgb"))
     Path("in", "e.png").write_bytes(encoded(IMAGE, "PNG"))
     assert cli.main(["down", "in", "-s", "2", "-o", "out"]) == 0
     assert warnings_of(capsys) == [
-        "in/a.png and 2 more: transparency is dropped",
-        "in/d.tif: more than 8 bits per channel are rounded to 8",
+        f"in/a.png and 2 more: {Loss.METADATA.value}",
+        f"in/d.tif: {Loss.DEPTH.value}",
     ]
 
 

@@ -185,11 +185,11 @@ def test_a_gpu_takes_as_a_whole_what_its_free_memory_suffices_for(
         rescaler.device = torch.device("cuda")
         for pixels in (40 * 50, 4000 * 5000):
             free = per_pixel * pixels / 0.8 + 1
-            monkeypatch.setattr("rescale_app.rescaler._free_gpu_memory", lambda _, n=free: n)
+            monkeypatch.setattr("rescale_app.tiles.free_gpu_memory", lambda _, n=free: n)
             side = int(pixels**0.5)
             assert rescaler._tile((side, side)) is None
             assert rescaler._tile((side + 1, side + 1)) == rescaler.architecture.tile
-        monkeypatch.setattr("rescale_app.rescaler._free_gpu_memory", lambda _: 1 << 50)
+        monkeypatch.setattr("rescale_app.tiles.free_gpu_memory", lambda _: 1 << 50)
         assert rescaler._tile((1 << 16, 1 << 16)) == rescaler.architecture.tile  # 32-bit indices
 
 

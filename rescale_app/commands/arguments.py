@@ -26,14 +26,30 @@ def add_files(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="OUT",
         type=Path,
         required=True,
-        help=".png or .jpg file, or an existing folder; a folder if IN is one. Existing files are "
-        "replaced, but never IN itself",
+        help=".png, .jpg or .webp file, or an existing folder; a folder if IN is one. Existing "
+        "files are replaced, but never IN itself",
     )
     parser.add_argument(
-        "--format", choices=("png", "jpg"), help="format if OUT is a folder (default: png)"
+        "--format", choices=("png", "jpg", "webp"), help="format if OUT is a folder (default: png)"
     )
     parser.add_argument(
-        "--quality", type=jpeg_quality, metavar="Q", help="JPEG quality, 1 to 100; implies jpg"
+        "--quality",
+        type=quality,
+        metavar="Q",
+        help="quality of JPEG (default: 95) and WebP (default: lossless), 1 to 100; implies jpg "
+        "unless --format says webp",
+    )
+    parser.add_argument(
+        "--background",
+        type=color,
+        metavar="COLOR",
+        help="put transparent images over this color, as white or #ff8000; required to write them "
+        "as JPEG",
+    )
+    parser.add_argument(
+        "--strip",
+        action="store_true",
+        help="drop EXIF, which may say where and by whom a photograph was taken",
     )
     parser.add_argument(
         "--skip-existing",
@@ -145,8 +161,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def jpeg_quality(text: str) -> int:
+def quality(text: str) -> int:
     """Parses an integer from 1 to 100."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JPEG quality: valid are 1 to 100")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a quality: valid are 1 to 100")
     return int(text)
+
+
+def color(text: str) -> tuple[int, int, int]:
+    """Parses a color by name or number and returns RGB, 0 to 255 each."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a color: valid are names, as white, and numbers, as #ff8000"
+        ) from None
+    return red, green, blue

@@ -46,14 +46,17 @@ def run(args: argparse.Namespace) -> int:
     """Compares, prints the metrics and writes the panel; returns the exit code."""
     from rescale_app.lr_image import scale_text
     from rescale_app.panel import comparison_panel
-    from rescale_data.image_file import read_image, write_image
-    from rescale_data.losses import Loss, find_losses
+    from rescale_data.image_file import decode_image, write_image
+    from rescale_data.losses import Loss, side_data_and_losses
+    from rescale_data.side_data import SideData
 
     if args.input.is_dir():
         raise UsageError(f"{args.input}: is a folder; compare takes one image")
     if args.output is not None:
         check_target(args.input, args.output)
-    image = read_image(args.input)
+    data = args.input.read_bytes()
+    image = decode_image(data, str(args.input))
+    side_data, losses = side_data_and_losses(data)
     rescaler = load_rescaler(args, Ranks())
     own = rescaler.architecture.fixed_scale
     if own is None and args.scale is None:
@@ -66,9 +69,14 @@ def run(args: argparse.Namespace) -> int:
         comparison = rescaler.compare(image, args.scale)
     except RescaleError as error:
         raise RescaleError(describe(error, args.input)) from error
-    write_image(panel, comparison_panel(comparison))
-    for loss in find_losses(args.input.read_bytes()):
-        if loss is not Loss.METADATA:  # metadata is not expected in a panel
+    profile = SideData(profile=side_data.profile)
+    write_image(panel, comparison_panel(comparison), side_data=profile)
+    if side_data.alpha is not None:
+        print_warning(f"{args.input}: transparency is ignored")
+    for loss in losses:
+        if loss is Loss.DEPTH:
+            print_warning(f"{args.input}: more than 8 bits per channel are rounded to 8")
+        elif loss not in (Loss.METADATA, Loss.EXIF):  # not expected in a panel
             print_warning(f"{args.input}: {loss.value}")
     print(_table(args.input, scale, comparison, rescaler.precision))
     print(f"side by side: {panel}")

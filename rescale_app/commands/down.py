@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rescale_compat.errors import RescaleError
 
 from rescale_app.commands import arguments
-from rescale_app.commands.files import Result, convert_all, find_jobs
+from rescale_app.commands.files import Result, Source, convert_all, find_jobs, over_background
 from rescale_app.commands.networks import check_scale, load_rescaler, ranks_of
 
 if TYPE_CHECKING:
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Downscale images so that `rescale up` can restore them. The information needed for that (scale,
-original size, network, weights) is stored in the file. Images are converted to 8-bit RGB; what this
-drops (transparency, further frames, color profile, metadata, depth) is reported in a warning."""
+original size, network, weights) is stored in the file. Images become 8-bit RGB. Transparency, color
+profile and EXIF are carried along; what is not (further frames, other metadata, depth) is reported
+in a warning."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,20 +52,24 @@ def run(args: argparse.Namespace) -> int:
     jobs = find_jobs(args)
     if args.weights is None:
         from rescale_app.included_weights import default_weights
+        from rescale_data.encoding import is_stored_lossless
 
-        lossless = jobs[0].target.suffix.lower() == ".png"
+        lossless = is_stored_lossless(jobs[0].target.suffix, args.quality)
         args.weights = default_weights(lossless, args.method)
     ranks = ranks_of(args)
     rescaler = load_rescaler(args, ranks)
     check_scale(rescaler, args, ("scale", "fit", "size"))
 
-    def convert(source: Path) -> Result:
+    def convert(source: Source) -> Result:
+        from rescale_app import side_data as sides
         from rescale_app.lr_image import UNCHANGED
-        from rescale_data.image_file import read_image
 
-        lr = _downscale(rescaler, read_image(source), args)
+        pixels, side_data = over_background(source.pixels, source.side_data, args)
+        lr = _downscale(rescaler, pixels, args)
+        side_data = sides.downscaled(side_data, lr.pixels.shape[:2], lr.info.scale)
         fits = lr.info.scale == UNCHANGED
-        return Result(lr.pixels, lr.info, "already fits, copied unchanged" if fits else "")
+        remark = "already fits, copied unchanged" if fits else ""
+        return Result(lr.pixels, side_data, source.losses, lr.info, remark)
 
     return convert_all(jobs, convert, args, ranks)
 

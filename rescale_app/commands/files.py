@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rescale_compat.errors import RescaleError
 
@@ -16,11 +16,13 @@ from rescale_app.commands.messages import UsageError, describe, print_error, pri
 from rescale_app.distributed import Ranks
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from rescale_data.image_file import LRInfo
     from rescale_data.losses import Loss
-    from rescale_data.pixels import Pixels
+    from rescale_data.side_data import SideData
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,39 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Source:
+    """An image file as it was read.
+
+    Attributes:
+        path: the file.
+        pixels: (H, W, 3) RGB, uint8 or uint16.
+        side_data: what is carried to the output.
+        losses: what is not.
+    """
+
+    path: Path
+    pixels: NDArray[Any]
+    side_data: SideData
+    losses: list[Loss]
+
+
+@dataclass(frozen=True)
 class Result:
     """The output for a file; ``remark`` is printed even for a folder of many files."""
 
-    pixels: Pixels
+    pixels: NDArray[Any]
+    side_data: SideData
+    losses: Sequence[Loss]
     info: LRInfo | None = None
     remark: str = ""
 
 
-def find_jobs(args: argparse.Namespace) -> list[Job]:
+def find_jobs(args: argparse.Namespace, name: Callable[[str], str] = str) -> list[Job]:
     """Finds the files to read and write, and checks them before PyTorch is loaded.
+
+    Args:
+        args: the command's arguments.
+        name: makes the name of a file in a folder of that of its source, both without suffix.
 
     Raises:
         UsageError: input and output do not fit each other.
@@ -50,19 +75,19 @@ def find_jobs(args: argparse.Namespace) -> list[Job]:
     """
     source, output = args.input, args.output
     if args.quality is not None and args.format == "png":
-        raise UsageError("--quality is for jpg, not with --format png")
-    suffix = ".jpg" if args.format == "jpg" or args.quality is not None else ".png"
+        raise UsageError("--quality is for jpg and webp, not with --format png")
+    suffix = f".{args.format or ('png' if args.quality is None else 'jpg')}"
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if not source.is_dir():
         if output.is_dir():
-            output = output / f"{source.stem}{suffix}"
+            output = output / f"{name(source.stem)}{suffix}"
         check_target(source, output)
-        is_png = output.suffix.lower() == ".png"
-        if args.format and is_png != (args.format == "png"):
+        kind = output.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
+        if args.format not in (None, kind):
             raise UsageError(f"{output}: is not a {args.format} file, as --format requires")
-        if is_png and args.quality is not None:
-            raise UsageError(f"{output}: --quality is for jpg, not for png")
+        if kind == "png" and args.quality is not None:
+            raise UsageError(f"{output}: --quality is for jpg and webp, not for png")
         return [Job(source, output)]
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: is a file; for the folder {source}, a folder is needed")
@@ -75,7 +100,43 @@ def find_jobs(args: argparse.Namespace) -> list[Job]:
         others = _other_files(source, output)
         there = f" (not read: {others})" if others else ""
         raise RescaleError(f"{source}: no images in this folder{there}")
-    return [Job(path, output / f"{path.stem}{suffix}") for path in sources]
+    return [Job(path, output / f"{name(path.stem)}{suffix}") for path in sources]
+
+
+def read_source(job: Job, args: argparse.Namespace) -> Source:
+    """Reads an image; ``--strip`` drops its EXIF.
+
+    Raises:
+        ImageFileError: the file is no image.
+        ValueError: the output cannot hold its transparency.
+    """
+    from rescale_data.image_file import decode_image
+    from rescale_data.losses import Loss, side_data_and_losses
+
+    data = job.source.read_bytes()
+    pixels = decode_image(data, str(job.source))
+    side_data, losses = side_data_and_losses(data)
+    if args.strip:
+        side_data = replace(side_data, exif=None)
+        losses = [loss for loss in losses if loss not in (Loss.METADATA, Loss.EXIF)]
+    is_jpeg = job.target.suffix.lower() in (".jpg", ".jpeg")
+    if side_data.alpha is not None and is_jpeg and args.background is None:
+        raise RescaleError(
+            "has transparency, which a JPEG file cannot hold: specify --background (as white), "
+            "or write PNG or WebP"
+        )
+    return Source(job.source, pixels, side_data, losses)
+
+
+def over_background(
+    pixels: NDArray[Any], side_data: SideData, args: argparse.Namespace
+) -> tuple[NDArray[Any], SideData]:
+    """Puts a transparent image over the color of ``--background``, if that is given."""
+    from rescale_data.side_data import flattened
+
+    if side_data.alpha is None or args.background is None:
+        return pixels, side_data
+    return flattened(pixels, side_data.alpha, args.background), replace(side_data, alpha=None)
 
 
 def check_target(source: Path, target: Path) -> None:
@@ -97,7 +158,7 @@ def check_target(source: Path, target: Path) -> None:
 
 def convert_all(
     jobs: list[Job],
-    convert: Callable[[Path], Result],
+    convert: Callable[[Source], Result],
     args: argparse.Namespace,
     ranks: Ranks,
 ) -> int:
@@ -109,7 +170,6 @@ def convert_all(
     from tqdm import tqdm
 
     from rescale_data.image_file import write_image
-    from rescale_data.losses import find_losses
 
     many = args.input.is_dir()
     if many:
@@ -131,13 +191,18 @@ def convert_all(
             if args.skip_existing and job.target.is_file():
                 kept += 1
                 continue
-            result = convert(job.source)
+            result = convert(read_source(job, args))
             appeared = job.target not in present and job.target.is_file()
             if appeared and args.skip_existing:
                 kept += 1
                 continue
-            lost = find_losses(job.source.read_bytes())
-            write_image(job.target, result.pixels, quality=args.quality, info=result.info)
+            write_image(
+                job.target,
+                result.pixels,
+                quality=args.quality,
+                info=result.info,
+                side_data=result.side_data,
+            )
         except (RescaleError, OSError, MemoryError) as error:
             if os.environ.get("RESCALE_DEBUG") == "1":
                 raise
@@ -147,7 +212,7 @@ def convert_all(
         written += 1
         if appeared:
             print_warning(f"{job.target}: was created during this run, replaced")
-        for loss in lost:
+        for loss in result.losses:
             losses.setdefault(loss, []).append(job.source)
         if result.remark:
             tqdm.write(f"{job.source}: {result.remark}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rescale_compat.errors import RescaleError
 
 from rescale_app.commands import arguments
-from rescale_app.commands.files import Result, convert_all, find_jobs
+from rescale_app.commands.files import Result, Source, convert_all, find_jobs, over_background
 from rescale_app.commands.messages import UsageError, print_warning
 from rescale_app.commands.networks import load_rescaler, ranks_of
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from rescale_app.rescaler import Rescaler
     from rescale_data.image_file import LRInfo
-    from rescale_data.pixels import Pixels
 
 DESCRIPTION = """\
 Restore images that `rescale down` created, to exactly their original size. Only the file is needed.
@@ -40,12 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WxH",
         help="original size, if the file does not contain it",
     )
+    parser.add_argument(
+        "--depth",
+        type=int,
+        choices=(8, 16),
+        default=8,
+        help="bits per channel of the restored PNG; 16 rounds less (default: 8)",
+    )
     arguments.add_network(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Restores the input images and returns the exit code."""
     jobs = find_jobs(args)
+    if args.depth == 16 and jobs[0].target.suffix.lower() != ".png":
+        raise UsageError(f"--depth 16 is for PNG files, not for {jobs[0].target.suffix}")
     ranks = ranks_of(args)
     by_file = args.weights is None
     if by_file:
@@ -57,14 +65,21 @@ def run(args: argparse.Namespace) -> int:
     # by name of the weights, which may differ between the files of a folder
     rescalers = {args.weights: default}
 
-    def convert(source: Path) -> Result:
-        from rescale_data.image_file import read_image, read_info
+    def convert(source: Source) -> Result:
+        from rescale_app import side_data as sides
+        from rescale_data.image_file import read_info
+        from rescale_data.losses import Loss
 
-        pixels, info = read_image(source), read_info(source)
-        name, choice = _choose_weights(source, info, args) if by_file else (args.weights, "")
+        info = read_info(source.path)
+        name, choice = _choose_weights(source.path, info, args) if by_file else (args.weights, "")
         if name not in rescalers:
             rescalers[name] = load_rescaler(args, ranks, name)
-        return Result(_upscale(rescalers[name], source, pixels, info, args, choice))
+        restored, scale = _upscale(rescalers[name], source, info, args, choice)
+        side_data = sides.restored(source.side_data, restored.shape[:2], scale)
+        # Networks take LR images of any depth.
+        losses = [loss for loss in source.losses if loss is not Loss.DEPTH]
+        pixels, carried = over_background(restored, side_data, args)
+        return Result(pixels, carried, losses)
 
     return convert_all(jobs, convert, args, ranks)
 
@@ -98,13 +113,12 @@ def _choose_weights(
 
 def _upscale(
     rescaler: Rescaler,
-    source: Path,
-    pixels: NDArray[Any],
+    source: Source,
     info: LRInfo | None,
     args: argparse.Namespace,
     choice: str,
-) -> Pixels:
-    """Restores ``pixels``; ``choice`` states how the weights were chosen, if it was a guess."""
+) -> tuple[NDArray[Any], tuple[float, float]]:
+    """Restores an image, and returns its scale; ``choice`` says how the weights were guessed."""
     from rescale_app.lr_image import LRImage
     from rescale_app.rescaler import RescaleWarning
 
@@ -114,13 +128,13 @@ def _upscale(
                 "contains no scale and original size: specify -s and --size WxH, if `rescale down` "
                 "created it"
             )
-        restored = rescaler.upscale(pixels, args.scale, args.size)
+        restored = rescaler.upscale(source.pixels, args.scale, args.size, depth=args.depth)
         print_warning(
-            f"{source}: contains no record that this network created it; "
+            f"{source.path}: contains no record that this network created it; "
             f"{f'{choice}; ' if choice else ''}rescaling is not super-resolution, and other "
             "images are restored poorly"
         )
-        return restored
+        return restored, rescaler.network.factors(args.scale)
     if args.size is not None:
         pair = args.scale if isinstance(args.scale, tuple) else (args.scale, args.scale)
         if args.size != info.size or (args.scale is not None and pair != info.scale):
@@ -130,7 +144,7 @@ def _upscale(
             )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RescaleWarning)
-        restored = rescaler.upscale(LRImage(pixels, info))
+        restored = rescaler.upscale(LRImage(source.pixels, info), depth=args.depth)
     for warning in caught:
-        print_warning(f"{source}: {warning.message}{f'; {choice}' if choice else ''}")
-    return restored
+        print_warning(f"{source.path}: {warning.message}{f'; {choice}' if choice else ''}")
+    return restored, info.scale
