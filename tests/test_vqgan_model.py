@@ -423,9 +423,11 @@ def test_two_processes_train_one_network(pictures: Path, tmp_path: Path) -> None
             "datasets: train: io_backend: type": "disk",
             "train: total_iter": 4,
             "train: gan_start": 2,
+            "train: feature_opt": dict(FEATURES),
             "train: revive_codes": 2,
             "train: ema_decay": 0,
             "val: val_freq": 4,
+            "val: precision": "fp32",  # in bf16, another number of threads may choose other codes
         },
     )
     path = write_options(tmp_path / "train.yml", options)
@@ -474,6 +476,7 @@ def test_options_are_checked(pictures: Path, tmp_path: Path) -> None:
         ({"train: codebook_opt: betta": 1}, r"codebook_opt: betta is unknown .*: beta\)"),
         ({"train: gan_opt: type": "GANLos"}, r"gan_opt: type 'GANLos' .*: GANLoss\)"),
         ({"network_d: num_features": 8}, r"network_d: num_features is unknown"),
+        ({"train: feature_opt": {"type": "L1Los"}}, r"feature_opt: type 'L1Los' .*: L1Loss\)"),
         ({"train: gan_stat": 8}, r"train: gan_stat is unknown .*gan_start"),
         ({"path: pretrain_network_d": "no.pth"}, "path: pretrain_network_d: no such file"),
     ):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
+from basicsr.losses.basic_loss import L1Loss
 from basicsr.metrics import calculate_psnr
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +33,7 @@ from rescale_model.losses import EdgeLoss
 from rescale_model.models.vqir import VQIRModel
 from rescale_model.models.vqir_refine import VQIRRefineModel
 from rescale_model.options import check_options
+from rescale_model.training.critic import Critic
 
 Weights = dict[str, Tensor]
 Make = Callable[..., Any]
@@ -57,6 +59,7 @@ LOSSES: dict[int, dict[str, Any]] = {
         "optim_d": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.96]},
     },
 }
+FEATURES = {"type": "L1Loss", "loss_weight": 2.0}
 MODELS = {1: VQIRModel, 2: VQIRRefineModel}
 TRAINED = {1: "icrm", 2: "refine"}
 
@@ -252,9 +255,8 @@ def test_losses_of_stage_2(make: Make, perceptual: bool) -> None:
 
 
 def test_stage_2_first_learns_without_the_discriminator(make: Make) -> None:
-    features = {"type": "L1Loss", "loss_weight": 2.0}
     perceptual = {"type": "GradientLoss", "loss_weight": 0.1}
-    model = make(2, train__gan_start=3, train__feature_opt=features, train__percep_opt=perceptual)
+    model = make(2, train__gan_start=3, train__feature_opt=FEATURES, train__percep_opt=perceptual)
     before = weights_of(model.net_d)
     for iteration in (1, 2):
         step(model, iteration)
@@ -265,6 +267,26 @@ def test_stage_2_first_learns_without_the_discriminator(make: Make) -> None:
     assert {"l_gan", "l_feat", "l_d_real", "l_d_fake"} <= log.keys()
     assert log["l_feat"] > 0
     assert not same(model.net_d.state_dict(), before)
+
+
+def test_feature_matching_of_stage_2(make: Make) -> None:
+    """On images in [-1, 1], as the discriminator is given, and without effect on its own step."""
+    plain, model = make(2), make(2, train__feature_opt=FEATURES)
+    seen = [plain.net_d.state_dict(), model.net_d.state_dict()]
+    assert same(*seen)
+    critic = build_network(model.opt["network_d"]).train().requires_grad_(False)
+    critic.load_state_dict(model.net_d.state_dict())
+    torch.manual_seed(0)
+    hr = torch.rand(2, 3, 32, 32)
+    restored = twin(model)(hr).full
+    _, expected = Critic(critic, L1Loss(2.0))(
+        2 * restored - 1, 2 * hr - 1, torch.autocast("cpu", enabled=False)
+    )
+    for one in (plain, model):
+        step(one, 1)
+    assert model.get_current_log()["l_feat"] == pytest.approx(expected["l_feat"].item(), rel=1e-4)
+    assert same(model.net_d.state_dict(), plain.net_d.state_dict())
+    assert not same(model.net_g.state_dict(), plain.net_g.state_dict())
 
 
 def test_the_discriminator_learns_what_is_real(make: Make) -> None:
@@ -516,7 +538,8 @@ def test_one_file_restores(make: Make, load: Make, tmp_path: Path, stage: int) -
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_resuming_brings_everything_back(make: Make, tmp_path: Path, stage: int) -> None:
-    model = make(stage, train__ema_decay=0.9)
+    losses = {"train__feature_opt": FEATURES, "train__gan_start": 2} if stage == 2 else {}
+    model = make(stage, train__ema_decay=0.9, **losses)
     for iteration in (1, 2):
         model.update_learning_rate(iteration)
         step(model, iteration, seed=iteration)
@@ -528,11 +551,12 @@ def test_resuming_brings_everything_back(make: Make, tmp_path: Path, stage: int)
         "pretrain_network_d": str(tmp_path / "models" / "net_d_2.pth"),
         "resume_state": str(tmp_path / "training_states" / "2.state"),
     }
-    again = make(stage, path=path, train__ema_decay=0.9)
+    again = make(stage, path=path, train__ema_decay=0.9, **losses)
     again.resume_training(torch.load(path["resume_state"]))
     for one in (model, again):
         one.update_learning_rate(3)
         step(one, 3, seed=3)
+    assert ("l_feat" in model.get_current_log()) == (stage == 2)
     nets = ["net_g", "net_g_ema", *(["net_d"] if stage == 2 else [])]
     for name in nets:
         assert same(getattr(again, name).state_dict(), getattr(model, name).state_dict()), name
@@ -781,9 +805,11 @@ def test_two_processes_agree(
     tmp_path: Path, pictures: Path, starts: dict[int, Path], stage: int
 ) -> None:
     """Frozen parts do not keep gradients of the trained part from being shared."""
+    late = {"train: gan_start": 2, "train: feature_opt": dict(FEATURES)} if stage == 2 else {}
     options = changed(
         train_options(stage, starts[stage], pictures, pictures),
         {
+            **late,
             "train: total_iter": 4,
             "train: ema_decay": 0.5,
             "val: val_freq": 4,
