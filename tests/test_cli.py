@@ -152,7 +152,10 @@ def test_a_stripped_file(
     cv2.imwrite(str(bare), cv2.imread(str(lr)))
     up = ["up", str(bare), "-o", str(back), "--weights", weights]
     assert main(up) == 1
-    assert "bare.png: contains no scale and original size" in complaint(capsys)
+    needed = complaint(capsys)
+    assert f"{bare}: contains no scale and original size" in needed
+    example = f"rescale up {bare} -o {back} --weights {weights} -s 2 --size 144x96"
+    assert f"as in `{example}` if `rescale down` made it from 144x96 by 2" in needed
     assert not back.exists()
     assert main([*up, "-s", "2", "--size", "144x96"]) == 0
     assert "rescaling is not super-resolution" in complaint(capsys)

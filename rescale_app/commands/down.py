@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exactly this size, at most a factor of 4 smaller on each axis; an image that already "
         "has this size is copied",
     )
+    parser.add_argument(
+        "--hint-name",
+        action="store_true",
+        help="write scale and original size into the name as well (photo.s2.5.1920x1080.png), from "
+        "which `rescale up` reads them where a platform has stripped the record from the file",
+    )
     arguments.add_network(parser)
 
 
@@ -63,13 +69,17 @@ def run(args: argparse.Namespace) -> int:
     def convert(source: Source) -> Result:
         from rescale_app import side_data as sides
         from rescale_app.lr_image import UNCHANGED
+        from rescale_data.lr_info import name_with_hint
 
         pixels, side_data = over_background(source.pixels, source.side_data, args)
         lr = _downscale(rescaler, pixels, args)
         side_data = sides.downscaled(side_data, lr.pixels.shape[:2], lr.info.scale)
         fits = lr.info.scale == UNCHANGED
         remark = "already fits, copied unchanged" if fits else ""
-        return Result(lr.pixels, side_data, source.losses, lr.info, remark)
+        target = source.target
+        if args.hint_name:
+            target = target.with_name(f"{name_with_hint(target.stem, lr.info)}{target.suffix}")
+        return Result(lr.pixels, side_data, source.losses, lr.info, remark, target)
 
     return convert_all(jobs, convert, args, ranks)
 

@@ -39,12 +39,14 @@ class Source:
 
     Attributes:
         path: the file.
+        target: the file to write.
         pixels: (H, W, 3) RGB, uint8 or uint16.
         side_data: what is carried to the output.
         losses: what is not.
     """
 
     path: Path
+    target: Path
     pixels: NDArray[Any]
     side_data: SideData
     losses: list[Loss]
@@ -52,13 +54,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Result:
-    """The output for a file; ``remark`` is printed even for a folder of many files."""
+    """The output for a file.
+
+    Attributes:
+        pixels: (H, W, 3) RGB, uint8 or uint16.
+        side_data: written with it.
+        losses: what is warned of.
+        info: the record, for an LR file.
+        remark: printed even for a folder of many files.
+        target: the file to write, if not that of the job.
+    """
 
     pixels: NDArray[Any]
     side_data: SideData
     losses: Sequence[Loss]
     info: LRInfo | None = None
     remark: str = ""
+    target: Path | None = None
 
 
 def find_jobs(args: argparse.Namespace, name: Callable[[str], str] = str) -> list[Job]:
@@ -125,7 +137,7 @@ def read_source(job: Job, args: argparse.Namespace) -> Source:
             "has transparency, which a JPEG file cannot hold: specify --background (as white), "
             "or write PNG or WebP"
         )
-    return Source(job.source, pixels, side_data, losses)
+    return Source(job.source, job.target, pixels, side_data, losses)
 
 
 def over_background(
@@ -180,7 +192,9 @@ def convert_all(
         first.setdefault(job.target, job.source)
     share = ranks.share(jobs)
     losses: dict[Loss, list[Path]] = {}
-    present = {job.target for job in share if job.target.is_file()}
+    hinted = getattr(args, "hint_name", False)
+    present = _files_beside(share)
+    without_hints = {_without_hint(path) for path in present} if hinted else set()
     # A bar is shown on a terminal and for a folder only; tqdm.write below does not break it.
     for job in tqdm(share, unit="image", disable=None if many and ranks.is_first else True):
         try:
@@ -188,16 +202,17 @@ def convert_all(
                 raise RescaleError(
                     f"would be written to {job.target}, as would {first[job.target]}"
                 )
-            if args.skip_existing and job.target.is_file():
+            if args.skip_existing and (job.target.is_file() or job.target in without_hints):
                 kept += 1
                 continue
             result = convert(read_source(job, args))
-            appeared = job.target not in present and job.target.is_file()
+            target = result.target or job.target
+            appeared = target not in present and target.is_file()
             if appeared and args.skip_existing:
                 kept += 1
                 continue
             write_image(
-                job.target,
+                target,
                 result.pixels,
                 quality=args.quality,
                 info=result.info,
@@ -211,7 +226,7 @@ def convert_all(
             continue
         written += 1
         if appeared:
-            print_warning(f"{job.target}: was created during this run, replaced")
+            print_warning(f"{target}: was created during this run, replaced")
         for loss in result.losses:
             losses.setdefault(loss, []).append(job.source)
         if result.remark:
@@ -226,6 +241,18 @@ def convert_all(
         elif kept:
             print(f"{args.input}: skipped, {jobs[0].target} already exists")
     return 1 if failures else 0
+
+
+def _files_beside(jobs: Sequence[Job]) -> set[Path]:
+    """Everything in the folders that are written to."""
+    folders = {job.target.parent for job in jobs}
+    return {folder / name for folder in folders for name in os.listdir(folder)}
+
+
+def _without_hint(path: Path) -> Path:
+    from rescale_data.lr_info import name_without_hint
+
+    return path.with_name(f"{name_without_hint(path.stem)}{path.suffix}")
 
 
 def _summary(args: argparse.Namespace, images: int, written: int, failures: int, kept: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
     from rescale_app.rescaler import Rescaler
     from rescale_data.image_file import LRInfo
 
+_EXAMPLE = 2  # the factor of an example
+
 DESCRIPTION = """\
 Restore images that `rescale down` created, to exactly their original size. Only the file is needed.
-If a platform has stripped the record from the file, specify -s and --size. Rescaling is not
-super-resolution: an image that this network did not downscale is restored poorly. An image that
-`down` copied because it already fitted is copied back."""
+If a platform has stripped the record from the file, scale and size are taken from its name
+(photo.s2.5.1920x1080.png, as `rescale down --hint-name` writes it), or specify -s and --size.
+Rescaling is not super-resolution: an image that this network did not downscale is restored poorly.
+An image that `down` copied because it already fitted is copied back."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restores the input images and returns the exit code."""
-    jobs = find_jobs(args)
+    from rescale_data.lr_info import name_without_hint
+
+    jobs = find_jobs(args, name_without_hint)
     if args.depth == 16 and jobs[0].target.suffix.lower() != ".png":
         raise UsageError(f"--depth 16 is for PNG files, not for {jobs[0].target.suffix}")
     ranks = ranks_of(args)
     by_file = args.weights is None
+    network = _network_options(args)
     if by_file:
         from rescale_app.included_weights import default_weights
 
@@ -74,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         name, choice = _choose_weights(source.path, info, args) if by_file else (args.weights, "")
         if name not in rescalers:
             rescalers[name] = load_rescaler(args, ranks, name)
-        restored, scale = _upscale(rescalers[name], source, info, args, choice)
+        restored, scale = _upscale(rescalers[name], source, info, args, choice, network)
         side_data = sides.restored(source.side_data, restored.shape[:2], scale)
         # Networks take LR images of any depth.
         losses = [loss for loss in source.losses if loss is not Loss.DEPTH]
@@ -117,24 +125,14 @@ def _upscale(
     info: LRInfo | None,
     args: argparse.Namespace,
     choice: str,
+    network: Sequence[str],
 ) -> tuple[NDArray[Any], tuple[float, float]]:
     """Restores an image, and returns its scale; ``choice`` says how the weights were guessed."""
     from rescale_app.lr_image import LRImage
     from rescale_app.rescaler import RescaleWarning
 
     if info is None:
-        if args.size is None:
-            raise RescaleError(
-                "contains no scale and original size: specify -s and --size WxH, if `rescale down` "
-                "created it"
-            )
-        restored = rescaler.upscale(source.pixels, args.scale, args.size, depth=args.depth)
-        print_warning(
-            f"{source.path}: contains no record that this network created it; "
-            f"{f'{choice}; ' if choice else ''}rescaling is not super-resolution, and other "
-            "images are restored poorly"
-        )
-        return restored, rescaler.network.factors(args.scale)
+        return _upscale_without_record(rescaler, source, args, choice, network)
     if args.size is not None:
         pair = args.scale if isinstance(args.scale, tuple) else (args.scale, args.scale)
         if args.size != info.size or (args.scale is not None and pair != info.scale):
@@ -148,3 +146,52 @@ def _upscale(
     for warning in caught:
         print_warning(f"{source.path}: {warning.message}{f'; {choice}' if choice else ''}")
     return restored, info.scale
+
+
+def _upscale_without_record(
+    rescaler: Rescaler,
+    source: Source,
+    args: argparse.Namespace,
+    choice: str,
+    network: Sequence[str],
+) -> tuple[NDArray[Any], tuple[float, float]]:
+    """Restores an image by ``-s`` and ``--size``, or by what its name says."""
+    from rescale_app.lr_image import LRImage, scale_text
+    from rescale_data.lr_info import LRInfo, hint_in_name
+
+    end = f"{choice}; " if choice else ""
+    end += "rescaling is not super-resolution, and other images are restored poorly"
+    if args.size is not None:
+        restored = rescaler.upscale(source.pixels, args.scale, args.size, depth=args.depth)
+        print_warning(f"{source.path}: contains no record that this network created it; {end}")
+        return restored, rescaler.network.factors(args.scale)
+    hint = hint_in_name(source.path.name)
+    if hint is None:
+        raise RescaleError(_what_is_needed(rescaler, source, network))
+    info = LRInfo(rescaler.architecture.name, hint.scale, hint.size, rescaler.fingerprint)
+    restored = rescaler.upscale(LRImage(source.pixels, info), depth=args.depth)
+    print_warning(
+        f"{source.path}: contains no record that this network created it; restored by its name, "
+        f"from {hint.size[1]}x{hint.size[0]} at scale {scale_text(hint.scale)}; {end}"
+    )
+    return restored, hint.scale
+
+
+def _what_is_needed(rescaler: Rescaler, source: Source, network: Sequence[str]) -> str:
+    """What to specify for a file without a record, with an example for this very file."""
+    height, width = source.pixels.shape[:2]
+    factor = rescaler.architecture.fixed_scale
+    by = factor or _EXAMPLE
+    size = f"{width * by:.0f}x{height * by:.0f}"
+    options = ["--size", size] if factor else ["-s", f"{by:g}", "--size", size]
+    words = ["rescale", "up", str(source.path), "-o", str(source.target), *network, *options]
+    return (
+        "contains no scale and original size, which something may have stripped: specify them, "
+        f"as in `{shlex.join(words)}` if `rescale down` made it from {size} by {by:g}"
+    )
+
+
+def _network_options(args: argparse.Namespace) -> list[str]:
+    """The options that were given to select the network."""
+    given = {"-m": args.method, "--weights": args.weights}
+    return [word for option, value in given.items() if value for word in (option, str(value))]
