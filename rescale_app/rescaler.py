@@ -19,6 +19,7 @@ from torch import Tensor
 from rescale_app import side_data as sides
 from rescale_app.arrays import RescaleWarning, checked, eight_bit, with_depth
 from rescale_app.devices import Device, torch_device
+from rescale_app.effort import better, check_effort, optimize
 from rescale_app.included_weights import find_weights
 from rescale_app.inference import computing
 from rescale_app.lr_image import UNCHANGED, LRImage, Restored, checked_lr, scale_for_size
@@ -63,12 +64,17 @@ class Rescaler:
             None: untiled. ``'auto'``: untiled for small images, tiles for those that do not fit
             into 80 % of the free GPU memory, and on a CPU for those above 1 megapixel (VQIR: 2).
             Tiles do not change the result of AIDN, and change that of VQIR slightly.
-        progress: whether to show a progress bar for tiles, if the standard error output is a
-            terminal; or a function that is called after every tile with ``'Downscaling'`` or
-            ``'Restoring'`` and the completed fraction of it.
+        progress: whether to show a progress bar for tiles and effort, if the standard error output
+            is a terminal; or a function that is called after every tile with ``'Downscaling'`` or
+            ``'Restoring'``, and after every step with ``'Optimising'``, and the completed fraction.
         compile: whether to compile the network with the first images, which takes a minute or
             more; useful for many images. Requires a GPU and ``tile=None``, since tiles, and AIDN
             on a CPU, use another code path.
+        effort: number of optimisation steps for each LR image, so that the network restores the
+            image better (see `rescale_arch.lr_optimization`); 10 gain most of what there is. A step
+            takes about three times as long as restoring. May be changed later.
+        jpeg_quality: quality of the JPEG files that LR images are for, which ``effort`` takes into
+            account; None: they are stored lossless. May be changed later.
 
     Attributes:
         architecture: describes the network.
@@ -82,7 +88,7 @@ class Rescaler:
     Raises:
         FileNotFoundError: the weights do not exist.
         ValueError: the weights match no network, or not ``method``; or ``device``,
-            ``precision``, ``tile`` or ``compile`` is not available.
+            ``precision``, ``tile``, ``compile`` or ``effort`` is not available.
 
     Example:
         >>> rescaler = Rescaler("aidn.safetensors")  # doctest: +SKIP
@@ -105,6 +111,8 @@ class Rescaler:
         tile: Tile = "auto",
         progress: bool | OnProgress = False,
         compile: bool = False,
+        effort: int = 0,
+        jpeg_quality: int | None = None,
     ) -> None:
         if method is not None:
             find_architecture(method)
@@ -127,6 +135,8 @@ class Rescaler:
             raise RescaleError(f"{path}: weights of {loaded.title}, which does not rescale")
         if method not in (None, self.architecture.name):
             raise RescaleError(f"{path}: weights of {self.architecture.name}, not of {method}")
+        check_effort(effort, self.architecture)
+        self.effort, self.jpeg_quality = effort, jpeg_quality
         self.fingerprint = fingerprint(loaded.weights)
         self.network.to(self.device)
         if self.device.type == "cuda":
@@ -185,7 +195,13 @@ class Rescaler:
             if scale == UNCHANGED:
                 return self._lr_image(eight_bit(array), scale, (height, width))
         pair = self.network.factors(scale)
-        return self._lr_image(self._downscaled(array, pair), pair, (height, width))
+        found = self._downscaled(array, pair)
+        if self.effort:
+            progress = tile_progress("Optimising", (height, width), self.progress)
+            with self._computing((height, width)), progress as report:
+                optimized = optimize(self, array, found, pair, report)
+            found = better(self, array, optimized, found, pair)
+        return self._lr_image(found, pair, (height, width))
 
     @overload
     def upscale(

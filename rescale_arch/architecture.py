@@ -65,6 +65,44 @@ class TiledNetwork(RescalingNetwork, Protocol):
         """Restores region by region; ``size`` is (H, W) of the HR image."""
 
 
+class WindowedNetwork(RescalingNetwork, Protocol):
+    """Additional method of a network whose LR images can be optimised."""
+
+    def upscale_window(
+        self,
+        lr: Tensor,
+        scale: Scale | None,
+        *,
+        size: Size,
+        corner: tuple[int, int],
+        window: tuple[int, int, int, int],
+    ) -> Tensor:
+        """Restores a window of the HR image from a part of the LR image, with gradient.
+
+        ``size`` is (H, W) of the HR image, ``corner`` the place of ``lr`` in the whole LR image,
+        ``window`` is (top, left, bottom, right) in the HR image.
+        """
+
+
+@dataclass(frozen=True)
+class Search:
+    """How LR images are optimised (see `rescale_arch.lr_optimization`).
+
+    Attributes:
+        side: maximum side of a window in LR pixels.
+        hr_side: maximum side of the part of the HR image that belongs to it.
+        ring: LR pixels around a window whose restored pixels count, too.
+        context: LR pixels around these that are computed with them.
+        step: root mean square of the first step, of the range [0, 1].
+    """
+
+    side: int
+    hr_side: int
+    ring: int
+    context: int
+    step: float
+
+
 @dataclass(frozen=True, eq=False)
 class Architecture:
     """Description of a network architecture in the registry.
@@ -89,6 +127,8 @@ class Architecture:
         tile: default side of the tiles for larger images, in HR pixels; None: tiles are
             unsupported.
         exact_tiles: whether tiling gives the same result as the whole image, up to rounding.
+        search: how LR images are optimised; the network is then a
+            `WindowedNetwork`. None: optimisation is unsupported.
         training: module that registers the network's training with BasicSR, if any.
         swap_color_order: converts weights for BGR images to weights for RGB images; None: there
             are no weights for BGR images.
@@ -107,6 +147,7 @@ class Architecture:
     max_width: Callable[[Mapping[str, Any]], int] = lambda config: 1
     tile: int | None = None
     exact_tiles: bool = False
+    search: Search | None = None
     training: str | None = None
     swap_color_order: Callable[[StateDict], dict[str, Tensor]] | None = None
 

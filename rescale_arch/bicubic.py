@@ -91,27 +91,43 @@ def _blocks(
     in_length: int, out_length: int, scale: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[tuple[int, Tensor], ...]:
     """The resampling matrix as blocks: (first input sample, weights (inputs, outputs))."""
-    indices, weights = _contributions(in_length, out_length, scale)
     blocks = []
     for first in range(0, out_length, _BLOCK):
-        index, weight = indices[first : first + _BLOCK], weights[first : first + _BLOCK]
-        start, stop = int(index.min()), int(index.max()) + 1
-        matrix = torch.zeros(stop - start, index.shape[0], dtype=torch.float64)
-        columns = torch.arange(index.shape[0])[:, None].expand_as(index)
-        # accumulate: at a border, several taps are reflected onto the same sample
-        matrix.index_put_((index - start, columns), weight, accumulate=True)
+        outputs = first, min(first + _BLOCK, out_length)
+        start, matrix = resampling_matrix(in_length, outputs, scale)
         # the cache must not contain inference tensors, which autograd cannot save
         with torch.inference_mode(False):
             blocks.append((start, matrix.to(dtype=dtype, device=device)))
     return tuple(blocks)
 
 
-def _contributions(in_length: int, out_length: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Indices of input samples and their weights, (out_length, taps) each; weights in float64."""
+def resampling_matrix(in_length: int, outputs: tuple[int, int], scale: float) -> tuple[int, Tensor]:
+    """The weights of a range of output samples along an axis; see :func:`imresize`.
+
+    Args:
+        in_length: length of the input.
+        outputs: output samples [first, end).
+        scale: output over input side.
+
+    Returns:
+        The first input sample that the outputs depend on, and the weights in float64,
+        (number of input samples, number of outputs).
+    """
+    index, weight = _contributions(in_length, outputs, scale)
+    start, stop = int(index.min()), int(index.max()) + 1
+    matrix = torch.zeros(stop - start, index.shape[0], dtype=torch.float64)
+    columns = torch.arange(index.shape[0])[:, None].expand_as(index)
+    # accumulate: at a border, several taps are reflected onto the same sample
+    matrix.index_put_((index - start, columns), weight, accumulate=True)
+    return start, matrix
+
+
+def _contributions(in_length: int, outputs: tuple[int, int], scale: float) -> tuple[Tensor, Tensor]:
+    """Indices of input samples and their weights, (outputs, taps) each; weights in float64."""
     stretch = max(1.0, 1.0 / scale)  # antialiasing: the kernel is widened by the factor
     support = 4.0 * stretch
     taps = math.ceil(support) + 2
-    centre = (torch.arange(out_length, dtype=torch.float64) + 0.5) / scale - 0.5
+    centre = (torch.arange(*outputs, dtype=torch.float64) + 0.5) / scale - 0.5
     left = torch.floor(centre - support / 2)
     index = left[:, None] + torch.arange(taps, dtype=torch.float64)
     weight = _cubic((centre[:, None] - index) / stretch)

@@ -273,6 +273,14 @@ def test_tiles_leave_the_figures_alone(judge: Judge) -> None:
     assert judge(tile=48) == pytest.approx(judge(), abs=0.01)  # a sample may be rounded otherwise
 
 
+@pytest.mark.parametrize("file", [{"lr_format": "png"}, {"lr_format": "jpeg", "lr_quality": 80}])
+def test_effort_restores_better_from_the_file(judge: Judge, file: dict[str, Any]) -> None:
+    without, with_effort = judge(**file), judge(**file, effort=4)
+    assert with_effort["bicubic_psnr_x2.5"] == without["bicubic_psnr_x2.5"]
+    assert with_effort["hr_psnr_x2.5"] > without["hr_psnr_x2.5"]
+    assert with_effort["lr_psnr_x2.5"] > without["lr_psnr_x2.5"] - 0.25
+
+
 def test_half_precision_leaves_the_reference_alone(judge: Judge) -> None:
     full, half = judge(), judge(precision="bf16")
     assert half["bicubic_psnr_x2.5"] == full["bicubic_psnr_x2.5"]

@@ -190,6 +190,12 @@ def test_a_misspelt_key_of_a_loss(train: dict[str, Any], check: Check, loss: str
         ({"val: lr_format": "gif"}, "val: lr_format is 'gif'"),
         ({"val: lr_chroma": 422}, "val: lr_chroma is 422: valid are 420, 444"),
         ({"val: lr_quality": 0}, "val: lr_quality is 0"),
+        ({"val: effort": -1}, "val: effort is -1: a whole number from 0 is"),
+        (
+            {"val: effort": 3, "val: lr_format": "webp"},
+            "effort is 3, but lr_format is webp: valid with effort are png, jpeg",
+        ),
+        ({"val: effort": 3, "val: lr_folder": "lr"}, "effort is 3, but lr_folder has LR images"),
         ({"val: lr_quality": "high"}, "val: lr_quality is 'high'"),
         ({"val: metrics: psnr_y: image": "sr"}, "psnr_y: image is 'sr'.* hr, lr, bicubic"),
         ({"val: metrics: psnr_y: better": "more"}, "psnr_y: better is 'more'"),

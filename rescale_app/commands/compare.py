@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: <name>-x<scale>.png in the current folder)",
     )
     arguments.add_network(parser)
+    arguments.add_effort(parser)
 
 
 def run(args: argparse.Namespace) -> int:

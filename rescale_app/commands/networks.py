@@ -49,6 +49,7 @@ def load_rescaler(args: argparse.Namespace, ranks: Ranks, another: str | None = 
             tile=args.tile,
             progress=ranks.is_first,
             compile=args.compile,
+            effort=getattr(args, "effort", 0),
         )
     if ranks.is_first and another is None:  # once
         for warning in caught:

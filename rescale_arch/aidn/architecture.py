@@ -11,7 +11,7 @@ from rescale_compat.errors import RescaleError
 from torch import Tensor
 
 from rescale_arch.aidn.network import AIDN
-from rescale_arch.architecture import Architecture
+from rescale_arch.architecture import Architecture, Search
 from rescale_arch.checkpoints import count, listed
 from rescale_arch.scales import MAX_SCALE
 
@@ -89,4 +89,5 @@ ARCHITECTURE = Architecture(
     max_width=lambda config: _widest(config) * max(8, config["num_crm_expert"]) // 8,
     tile=1536,  # about 7 % of the work is then done twice
     exact_tiles=True,
+    search=Search(side=160, hr_side=480, ring=4, context=6, step=4e-3),
 )

@@ -51,10 +51,28 @@ class Sampling(NamedTuple):
             size: (h', w') of the output.
             like: a tensor on the device of the results.
         """
+        return cls.of_window(ratio, (0, 0, *size), (0, 0), like)
+
+    @classmethod
+    def of_window(
+        cls,
+        ratio: tuple[float, float],
+        window: tuple[int, int, int, int],
+        corner: tuple[int, int],
+        like: Tensor,
+    ) -> Self:
+        """The sampling of a window of an output from a part of the input.
+
+        Args:
+            ratio: see :meth:`of`.
+            window: (top, left, bottom, right) in the output.
+            corner: (top, left) of the part in the input.
+            like: see :meth:`of`.
+        """
         dtype = torch.promote_types(like.dtype, torch.float32)
-        rows, row_phases = positions((0, size[0]), ratio[0], like.device)
-        columns, column_phases = positions((0, size[1]), ratio[1], like.device)
-        axes = (rows, row_phases, columns, column_phases)
+        rows, row_phases = positions((window[0], window[2]), ratio[0], like.device)
+        columns, column_phases = positions((window[1], window[3]), ratio[1], like.device)
+        axes = (rows - corner[0], row_phases, columns - corner[1], column_phases)
         inverse = inverse_ratio(ratio, rows.new_empty(0, dtype=dtype))
         return cls(inverse, *(axis.to(dtype) for axis in axes))
 

@@ -211,6 +211,43 @@ class AIDN(nn.Module):
             )
         return self._rescale(self.up_net, lr, pair, size)[..., : size[0], : size[1]]
 
+    def upscale_window(
+        self,
+        lr: Tensor,
+        scale: Scale | None,
+        *,
+        size: Size,
+        corner: tuple[int, int],
+        window: tuple[int, int, int, int],
+    ) -> Tensor:
+        """Restores a window of the HR image from a part of the LR image, with gradient.
+
+        The result equals the window of :meth:`upscale`, up to rounding, if the part contains the
+        network's receptive field; a smaller margin changes pixels near the edges of the part.
+
+        Args:
+            lr: part of the LR image, (B, 3, h', w').
+            scale: see :meth:`upscale`.
+            size: (H, W) of the whole HR image.
+            corner: (top, left) of the part in the LR image.
+            window: (top, left, bottom, right) in the HR image.
+
+        Returns:
+            (B, 3, bottom - top, right - left), not clamped.
+        """
+        top, left, bottom, right = window
+        factors = self.factors(scale)
+        if self.fixed_scale is None:
+            # the last convolution needs one more pixel on each side
+            first = max(top - 1, 0), max(left - 1, 0)
+            outer = (*first, min(bottom + 1, size[0]), min(right + 1, size[1]))
+            sampling = Sampling.of_window(factors, outer, corner, lr)
+        else:
+            first = corner[0] * self.fixed_scale, corner[1] * self.fixed_scale
+            sampling = Sampling.of(factors, (0, 0), lr)  # not used beyond the ratio
+        out: Tensor = self.up_net(lr, sampling)
+        return out[..., top - first[0] : bottom - first[0], left - first[1] : right - first[1]]
+
     def downscale_tiles(
         self, size: Size, scale: Scale | None, read: Read, write: Write, tile: int
     ) -> None:

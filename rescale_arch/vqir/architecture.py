@@ -9,7 +9,7 @@ from rescale_compat.errors import RescaleError
 
 from torch import Tensor
 
-from rescale_arch.architecture import Architecture
+from rescale_arch.architecture import Architecture, Search
 from rescale_arch.checkpoints import listed
 from rescale_arch.vqgan.architecture import swap_color_order, vqgan_config
 from rescale_arch.vqir.feature_recovery import Factor
@@ -54,6 +54,7 @@ def _architecture(factor: Factor) -> Architecture:
         bytes_per_pixel=lambda config: (13 if config["stage"] == 1 else 19) * int(config["ch"]),
         max_width=lambda config: int(config["ch"]) * max(config["ch_mult"][:2]),
         tile=1024,
+        search=Search(side=16, hr_side=256, ring=1, context=3, step=2e-2),
         swap_color_order=swap_color_order,
     )
 

@@ -8,6 +8,7 @@ entries are dropped. Differences: images of any size, in [0, 1].
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple, Self, get_args
 
 from rescale_compat.errors import RescaleError
@@ -19,9 +20,8 @@ from rescale_arch.images import check_image, from_unit, pad_to_multiple, to_unit
 from rescale_arch.regions import Read, Write
 from rescale_arch.rounding import quantize, rounding_noise
 from rescale_arch.scales import Scale, Size, fixed_scale_pair
-from rescale_arch.vqgan.network import (
-    VectorQuantizedAutoencoder,
-)
+from rescale_arch.vqgan.network import VectorQuantizedAutoencoder
+from rescale_arch.vqgan.vector_quantizer import straight_through
 from rescale_arch.vqir.feature_recovery import Factor, FeatureRecovery
 from rescale_arch.vqir.refinement import Refinement
 from rescale_arch.vqir.tiling import TileGrid, blend_tiles
@@ -230,6 +230,41 @@ class VQIR(VectorQuantizedAutoencoder):
         images = self.refine(self._decoder_features(lr))
         sides = ((-(-size[0] // reduction), -(-size[1] // reduction)) for reduction in (1, 2, 4))
         return Levels(*(to_unit(x)[..., :h, :w] for x, (h, w) in zip(images, sides, strict=True)))
+
+    def upscale_window(
+        self,
+        lr: Tensor,
+        scale: Scale | None,
+        *,
+        size: Size,
+        corner: tuple[int, int],
+        window: tuple[int, int, int, int],
+    ) -> Tensor:
+        """Restores a window of the HR image from a part of the LR image, with gradient.
+
+        The gradient passes the choice of the nearest code unchanged (straight-through). Group norm
+        and attention see the part only, so the result differs slightly from that of the whole.
+
+        Args:
+            lr: part of the LR image, (B, 3, h', w').
+            scale: the factor, or None.
+            size: (H, W) of the whole HR image.
+            corner: (top, left) of the part in the LR image.
+            window: (top, left, bottom, right) in the HR image.
+
+        Returns:
+            (B, 3, bottom - top, right - left), not clamped.
+        """
+        self.factors(scale)
+        recovered = self._recover(lr)
+        z = self.post_quant_conv(straight_through(recovered, self.quantize(recovered)[0]))
+        if self.refine is None:
+            out = self.decoder(z)
+        else:
+            out = self.refine(islice(self.decoder.features(z), len(self.decoder.up) - 3, None))[0]
+        top, left = window[0] - corner[0] * self.factor, window[1] - corner[1] * self.factor
+        bottom, right = top + window[2] - window[0], left + window[3] - window[1]
+        return to_unit(out[..., top:bottom, left:right])
 
     def downscale_tiles(
         self, size: Size, scale: Scale | None, read: Read, write: Write, tile: int

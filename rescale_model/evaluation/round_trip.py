@@ -16,6 +16,7 @@ from rescale_arch.regions import collect
 from rescale_arch.rounding import quantize
 from rescale_arch.scales import Size
 from rescale_data.image_file import LRInfo
+from rescale_model.evaluation.effort import NO_EFFORT, Effort, optimized
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def downscale(
     hr: Tensor,
     scale: tuple[float, float],
     tile: int | None = None,
+    effort: Effort = NO_EFFORT,
 ) -> Tensor:
     """Downscales an image, untiled or in tiles.
 
@@ -53,20 +55,31 @@ def downscale(
         hr: (B, 3, H, W) in [0, 1].
         scale: factors (vertical, horizontal).
         tile: side of the tiles in HR pixels; None: untiled.
+        effort: optimisation of the LR image, for a single image.
 
     Returns:
         (B, 3, h, w), not rounded.
     """
-    if tile is None:
-        whole: Tensor = net.downscale(hr, scale)
-        return whole
     size = _size(hr)
-    (lr,) = collect(
-        lambda read, write: net.downscale_tiles(size, scale, read, write, tile),
+    if tile is None:
+        lr: Tensor = net.downscale(hr, scale)
+    else:
+        (lr,) = collect(
+            lambda read, write: net.downscale_tiles(size, scale, read, write, tile),
+            hr,
+            net.lr_size(size, scale),
+        )
+    if not effort.steps:
+        return lr
+    return optimized(
+        net,
+        identify(net.state_dict()),
+        lr,
         hr,
-        net.lr_size(size, scale),
+        scale,
+        effort,
+        lambda small: upscale(net, small, scale, size, tile),
     )
-    return lr
 
 
 def upscale(
@@ -125,6 +138,7 @@ def evaluate_round_trip(
     stored: Callable[[str, Tensor], Tensor],
     tile: int | None,
     fingerprint: str,
+    effort: Effort = NO_EFFORT,
 ) -> dict[str, EvaluatedImage]:
     """Downscales and restores an image.
 
@@ -137,11 +151,12 @@ def evaluate_round_trip(
             from a file.
         tile: side of the tiles in HR pixels; None: untiled.
         fingerprint: fingerprint of the weights.
+        effort: see :func:`downscale`.
 
     Returns:
         ``hr`` against ``gt``, and the images of :func:`against_bicubic`.
     """
-    lr = stored(name, downscale(net, gt, scale, tile))
+    lr = stored(name, downscale(net, gt, scale, tile, effort))
     restored = upscale(net, lr, scale, _size(gt), tile)
     return {
         **against_bicubic(identify(net.state_dict()), lr, gt, scale, fingerprint),

@@ -26,6 +26,7 @@ from rescale_data.lossy import through_jpeg, through_webp
 from rescale_data.option_problems import validated
 from rescale_data.option_schema import Options, declared
 from rescale_data.pixels import to_pixels, to_tensor
+from rescale_model.evaluation.effort import Effort, read_effort
 from rescale_model.evaluation.metrics import LEAST_SIZES, LOWER_IS_BETTER, check_metric
 from rescale_model.evaluation.round_trip import EvaluatedImage
 from rescale_model.json_file import write_json
@@ -227,6 +228,14 @@ class Evaluation:
             elif self.lr_format == "webp":
                 image = through_webp(image, self.lr_quality)
         return to_tensor(image, lr.device)
+
+    def effort(self, steps: int) -> Effort:
+        """How LR images are optimised for the file that they go through.
+
+        Raises:
+            ValueError: there is no optimisation for that file.
+        """
+        return read_effort(steps, self.lr_format, self.lr_quality, self.lr_chroma)
 
     def means(self, rows: list[dict[str, Any]]) -> Means:
         """Case -> metric -> mean over the images."""

@@ -21,6 +21,7 @@ from rescale_arch.checkpoints import load_strictly
 from rescale_arch.memory_format import channels_last
 from rescale_data.option_schema import Called, DeclaredBy, ExistingPath
 from rescale_data.weight_file import read_weights
+from rescale_model.jpeg import JPEGSetting
 from rescale_model.models.base import RescalingModel
 from rescale_model.models.base_options import (
     PathOptions,
@@ -30,7 +31,7 @@ from rescale_model.models.base_options import (
 )
 from rescale_model.option_types import Loss
 from rescale_model.signature_options import from_signature, no_text_numbers
-from rescale_model.training.random_jpeg import JPEGSetting, RandomJPEG
+from rescale_model.training.random_jpeg import RandomJPEG
 from rescale_model.training.scale_schedule import ScaleSchedule
 
 

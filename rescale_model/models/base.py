@@ -72,6 +72,7 @@ class RescalingModel(SRModel, ABC):
         guard: handles steps that are not finite; in training only.
         state: what is saved for resuming; in training only.
         evaluation: the section ``val`` of the options; None without one.
+        effort: how LR images are optimised in validation.
         fingerprint: of the weights that are validated.
     """
 
@@ -89,6 +90,7 @@ class RescalingModel(SRModel, ABC):
         self.evaluation = None
         if opt.get("val"):
             self.evaluation = Evaluation(opt["val"], self.evaluated)
+            self.effort = self.evaluation.effort(opt["val"].get("effort", 0))
             self.validator = Validator(opt, self.evaluation)
             self.validation_cases()  # reports wrong options now, not at the first validation
 
@@ -329,8 +331,8 @@ class RescalingModel(SRModel, ABC):
             Images under the names that ``val: metrics: ..: image`` takes, those of ``evaluated``.
         """
         assert self.evaluation is not None
-        tile, mark = self.opt["val"].get("tile"), self.fingerprint
-        return evaluate_round_trip(net, name, gt, case, self.evaluation.stored, tile, mark)
+        tile, stored = self.opt["val"].get("tile"), self.evaluation.stored
+        return evaluate_round_trip(net, name, gt, case, stored, tile, self.fingerprint, self.effort)
 
     def validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool = False

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from rescale_compat.errors import RescaleError
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from rescale_arch.bfloat16 import Precision
 from rescale_data.option_schema import ExistingPath, Options, in_testing, in_training, needed
+from rescale_model.evaluation.effort import read_effort
 from rescale_model.evaluation.validation import EvaluationOptions
 from rescale_model.option_types import Datasets, Loss, Network, Optimizer, Scheduler
 
@@ -149,6 +152,19 @@ class TileOptions(ValOptions):
         description="side of the tiles that images are validated in, in HR pixels, which bounds "
         "the memory; by default images are taken whole",
     )
+    effort: int = Field(
+        0,
+        ge=0,
+        description="steps in which each LR image is optimised for the network that restores it, "
+        "as with `--effort` of the command; not for `lr_format: webp`",
+    )
+
+    @model_validator(mode="after")
+    def _check_effort(self) -> Self:
+        read_effort(self.effort, self.lr_format, self.lr_quality, self.lr_chroma)
+        if self.effort and self.lr_folder is not None:
+            raise RescaleError(f"effort is {self.effort}, but lr_folder has LR images already")
+        return self
 
 
 class WandbOptions(Options):

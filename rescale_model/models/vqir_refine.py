@@ -182,7 +182,7 @@ class VQIRRefineModel(VQIRModel):
         assert isinstance(net, VQIR)
         assert self.evaluation is not None
         size, tile = (gt.shape[-2], gt.shape[-1]), self.opt["val"].get("tile")
-        lr = self.evaluation.stored(name, downscale(net, gt, case, tile))
+        lr = self.evaluation.stored(name, downscale(net, gt, case, tile, self.effort))
         targets = _targets(gt)
         if tile is None:
             images: Sequence[Tensor] = net.levels(lr, size=size)
