@@ -26,6 +26,7 @@ __all__ = [
     "PNG_START",
     "ImageFileError",
     "decode_image",
+    "image_size",
     "is_complete",
     "is_tiff",
     "is_webp",
@@ -50,6 +51,7 @@ _PILLOW_FORMATS = (
 _SUPPORTED = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PNM and Sun raster"
 
 # Tags of TIFF, and some of their values.
+_WIDTH, _LENGTH = 256, 257
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = (
     258, 262, 277, 284, 338, 339,
 )  # fmt: skip
@@ -94,6 +96,33 @@ def decode_image(data: bytes, name: str) -> npt.NDArray[Any]:
     if is_tiff(data):
         return _decode_tiff(data, name)
     return _decode_with_pillow(data, name)
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """Reads the (height, width) of an image from its header, before it is turned upright.
+
+    Args:
+        data: Content of the file.
+        name: Name of the file, for the error messages.
+
+    Raises:
+        ImageFileError: If the file is no image, broken, or of an unsupported kind.
+    """
+    if not data:
+        raise ImageFileError(f"{name}: empty file")
+    try:
+        if is_tiff(data):  # Pillow does not open all that OpenCV reads
+            tags = tiff_tags(data)
+            return int(tags[_LENGTH]), int(tags[_WIDTH])
+        image = open_with_pillow(data)
+        if image is None:
+            raise ImageFileError(f"{name}: not an image in a supported format ({_SUPPORTED})")
+        with image:
+            return image.height, image.width
+    except (ImageFileError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's plugins raise all kinds for a broken file
+        raise _broken(name, str(error) or type(error).__name__) from error
 
 
 def is_webp(data: bytes) -> bool:

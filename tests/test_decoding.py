@@ -412,3 +412,33 @@ def test_the_required_releases_are_those_that_read_all_formats():
     ):
         assert required[name].contains(working)
         assert not required[name].contains(older)
+
+
+# --- size -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file_format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF", "JPEG2000", "PPM"]
+)
+def test_the_size_is_read_from_the_header(file_format: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, file_format)
+    assert decoding.image_size(buffer.getvalue(), "image") == RGB.shape[:2]
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_the_size_of_tiff_that_pillow_does_not_open(bigtiff: bool) -> None:
+    data = as_tiff(RGB16, "rgb", bigtiff=bigtiff)
+    assert decoding.image_size(data, "image.tif") == RGB16.shape[:2]
+
+
+def test_the_size_is_known_without_the_pixels() -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (30000, 20000)).save(buffer, "PNG")
+    assert decoding.image_size(buffer.getvalue(), "large.png") == (20000, 30000)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"II*\0", b"\x89PNG\r\n\x1a\nno"])
+def test_no_image_has_no_size(content: bytes) -> None:
+    with pytest.raises(ImageFileError, match=r"^image\.png: "):
+        decoding.image_size(content, "image.png")

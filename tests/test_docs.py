@@ -331,16 +331,19 @@ def test_python_blocks_run(page: Path, folder: Path) -> None:
 
 PAGE = """
 from pathlib import Path
-from rescale_app.page.results import round_trip_html
-from rescale_app.page.round_trip import make_round_trip
-from rescale_app.page.serving import load_rescalers
+from rescale_app.page import results
+from rescale_app.page.computing import Source
+from rescale_app.page.round_trip import through_jpeg, through_png
+from rescale_app.page.weights import load_rescalers
 
 rescaler = load_rescalers(["tiny.safetensors"], "cpu")["tiny.safetensors"]
 folder = Path("page")
 folder.mkdir()
-source = Path("held_out/chelsea.png")
-trip = make_round_trip(source, rescaler, None, 90, folder, lambda step, done: None)
-print(round_trip_html(trip))
+source = Source(Path("held_out/chelsea.png"), "chelsea.png")
+trip = through_png(source, rescaler, None, folder, lambda step, done: None, 10**6)
+print(results.png_html(trip, "Tiny"))
+jpeg = through_jpeg(trip, rescaler, 90, folder, lambda step, done: None)
+print(results.jpeg_html(trip, jpeg, "Tiny"))
 """
 
 
@@ -389,7 +392,7 @@ def test_the_example_of_a_new_network(tmp_path: Path) -> None:
         [sys.executable, "-c", PAGE], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert page.returncode == 0, page.stderr
-    assert "Tiny, LR as PNG" in page.stdout
+    assert "As JPEG of quality 90" in page.stdout
 
 
 # --- pages ----------------------------------------------------------------------------------------

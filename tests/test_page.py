@@ -1,36 +1,50 @@
-"""The page of ``rescale demo``: what it computes, its files, and the page itself in a browser."""
+"""What the page of ``rescale demo`` computes, in which order, and its files."""
 
-import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rescale_app import cli
 from rescale_app.html.error_levels import COLORS, MOST, error_image, error_levels
 from rescale_app.page import results
-from rescale_app.page.round_trip import LongestSide, make_round_trip, restore, scale_for_longest
-from rescale_app.page.workspace import Workspace
+from rescale_app.page.computing import Source
+from rescale_app.page.jobs import Cancelled, Job, Jobs, Status
+from rescale_app.page.restoring import Given, restore
+from rescale_app.page.round_trip import (
+    LongestSide,
+    scale_for_longest,
+    through_jpeg,
+    through_png,
+)
+from rescale_app.page.weights import for_jpeg, titles, without_record
+from rescale_app.page.workspace import KEPT_SECONDS, Workspace
+from rescale_app.quality import Quality
 from rescale_app.rescaler import Rescaler
+from rescale_arch import VQIR
 from rescale_data.image_file import decode_image, read_image, read_info, write_image
+from rescale_data.weight_file import save_weights
 
 WIDTH, HEIGHT = 100, 76
+ENOUGH = 10**6
+
+
+def nothing(step: str, done: float) -> None:
+    """Progress that nobody looks at."""
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (19, 25, 3), dtype=np.uint8)
-    path = tmp_path_factory.mktemp("pictures") / "a picture.png"
+    path = tmp_path_factory.mktemp("images") / "an image.png"
     write_image(path, coarse.repeat(4, axis=0).repeat(4, axis=1))
-    return path
+    return Source(path, "an image!.png")
 
 
 @pytest.fixture(scope="module")
@@ -38,49 +52,166 @@ def rescalers() -> dict[str, Rescaler]:
     return {name: Rescaler(name, "cpu") for name in ("aidn-small", "aidn-plus")}
 
 
-def test_round_trip_and_back(picture: Path, rescalers: dict[str, Rescaler], tmp_path: Path) -> None:
+# --- round trips ----------------------------------------------------------------------------------
+
+
+def test_round_trips_and_back(
+    source: Source, rescalers: dict[str, Rescaler], tmp_path: Path
+) -> None:
     told: list[float] = []
-    trip = make_round_trip(
-        picture, rescalers["aidn-plus"], 2.5, 80, tmp_path, lambda _, done: told.append(done)
+    small, plus = rescalers["aidn-small"], rescalers["aidn-plus"]
+    (tmp_path / "png").mkdir()
+    trip = through_png(
+        source, small, 2.5, tmp_path / "png", lambda _, done: told.append(done), ENOUGH
     )
     assert told == sorted(told)
     assert read_image(trip.lr_file).shape == (31, 40, 3)
-    info = read_info(trip.jpeg_file)
-    assert info is not None and info.size == (HEIGHT, WIDTH)
-    assert trip.jpeg.psnr < trip.comparison.quality.psnr
-    html = results.round_trip_html(trip)
-    assert f"{trip.comparison.quality.psnr_y:.2f}" in html
-    assert f"{trip.jpeg.psnr_y:.2f}" in html
-    assert trip.bicubic_jpeg.psnr < trip.comparison.bicubic_quality.psnr
-    assert f"{trip.bicubic_jpeg.psnr_y:.2f}" in html
+    expected = small.compare(read_image(source.path), 2.5)
+    assert (trip.quality, trip.bicubic_quality) == (expected.quality, expected.bicubic_quality)
+    html = results.png_html(trip, "Fast")
+    assert f"{trip.quality.psnr_y:.2f}" in html and f"{trip.bicubic_quality.psnr_y:.2f}" in html
+    assert "an image!.png" in html
 
-    back = restore(trip.lr_file, rescalers, tmp_path, lambda text, done: None)
-    assert (back.weights, back.warning) == ("aidn-plus", "")
-    assert np.array_equal(read_image(back.file), trip.comparison.restored)
+    (tmp_path / "jpeg").mkdir()
+    told.clear()
+    jpeg = through_jpeg(trip, plus, 80, tmp_path / "jpeg", lambda _, done: told.append(done))
+    assert told == sorted(told)
+    info = read_info(jpeg.lr_file)
+    assert info is not None
+    assert (info.size, info.weights) == ((HEIGHT, WIDTH), plus.fingerprint)
+    assert np.array_equal(jpeg.lr.pixels, plus.downscale(read_image(source.path), 2.5).pixels)
+    assert jpeg.bicubic_quality.psnr < trip.bicubic_quality.psnr
+    assert f"{jpeg.quality.psnr_y:.2f}" in results.jpeg_html(trip, jpeg, "For JPEG")
 
-    others = {"aidn-small": rescalers["aidn-small"]}
-    assert "poor" in restore(trip.lr_file, others, tmp_path, lambda text, done: None).warning
+    for lr_file, name, restored in (
+        (trip.lr_file, "aidn-small", trip.views["restored"]),
+        (jpeg.lr_file, "aidn-plus", jpeg.views["restored"]),
+    ):
+        file = Source(lr_file, lr_file.name)
+        record = read_info(lr_file)
+        assert record is not None
+        back = restore(file, record, rescalers, tmp_path, nothing, ENOUGH)
+        assert (back.weights, back.warning) == (name, "")
+        assert np.array_equal(read_image(back.file), read_image(restored))
+        others = {key: value for key, value in rescalers.items() if key != name}
+        assert "poor" in restore(file, record, others, tmp_path, nothing, ENOUGH).warning
 
 
-def test_tiles_are_told_of(picture: Path, tmp_path: Path) -> None:
+def test_the_lr_image_for_jpeg_is_computed_once(
+    source: Source, rescalers: dict[str, Rescaler], tmp_path: Path
+) -> None:
+    plus = rescalers["aidn-plus"]
+    trip = through_png(source, rescalers["aidn-small"], 2, tmp_path, nothing, ENOUGH)
+    first = through_jpeg(trip, plus, 90, tmp_path, nothing)
+    second = through_jpeg(trip, plus, 50, tmp_path, nothing, first.lr)
+    assert second.lr is first.lr
+    assert second.lr_file.stat().st_size < first.lr_file.stat().st_size
+    same = through_png(source, plus, 2, tmp_path, nothing, ENOUGH)
+    assert through_jpeg(same, plus, 90, tmp_path, nothing).lr is same.lr
+
+
+def test_tiles_are_told_of(source: Source, tmp_path: Path) -> None:
     rescaler = Rescaler("aidn-small", "cpu", tile=48)
     told: list[tuple[str, float]] = []
-    trip = make_round_trip(
-        picture, rescaler, LongestSide(40), 90, tmp_path, lambda *step: told.append(step)
+    trip = through_png(
+        source, rescaler, LongestSide(40), tmp_path, lambda *step: told.append(step), ENOUGH
     )
-    assert trip.comparison.lr.pixels.shape == (31, 40, 3)
+    assert trip.lr.pixels.shape == (31, 40, 3)
     assert told == sorted(told, key=lambda step: step[1])
-    texts = [text for text, _ in told]
-    assert texts.count("Downscaling, 100%") == 1 and texts.count("Restoring, 100%") == 2
-    assert len(told) > 10
+    assert {"Downscaling", "Restoring"} <= {text for text, _ in told}
+    assert len(told) > 8
     assert rescaler.progress is False
 
 
-def test_a_picture_without_a_record_is_not_restored(
-    picture: Path, rescalers: dict[str, Rescaler], tmp_path: Path
+@pytest.mark.parametrize("step", ["Downscaling", "Restoring"])
+def test_a_computation_ends_when_progress_raises(source: Source, tmp_path: Path, step: str) -> None:
+    rescaler = Rescaler("aidn-small", "cpu", tile=48)
+
+    def stop(text: str, done: float) -> None:
+        if text == step and done > 0.02:
+            raise Cancelled(False)
+
+    with pytest.raises(Cancelled):
+        through_png(source, rescaler, 2, tmp_path, stop, ENOUGH)
+    assert rescaler.progress is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_without_exact_tiles_can_be_stopped_between_layers(
+    source: Source, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"a picture\.png contains no record"):
-        restore(picture, rescalers, tmp_path, lambda text, done: None)
+    config: dict[str, Any] = {"ch": 32, "ch_mult": [1] * 5, "num_res_blocks": 1}
+    config |= {"z_channels": 32, "embed_dim": 32, "n_embed": 16}
+    save_weights(tmp_path / "vqir.safetensors", VQIR(**config).state_dict(), config)
+    rescaler = Rescaler(tmp_path / "vqir.safetensors", "cpu")
+    calls = 0
+
+    def stop(text: str, done: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise Cancelled(False)
+
+    with pytest.raises(Cancelled):
+        through_png(source, rescaler, None, tmp_path, stop, ENOUGH)
+    assert calls == 21
+    hooks = [module._forward_pre_hooks for module in rescaler.network.modules()]
+    assert not any(hooks)
+
+
+def test_jpeg_uses_the_weights_that_the_command_uses(
+    rescalers: dict[str, Rescaler], tmp_path: Path
+) -> None:
+    assert for_jpeg("aidn-small", rescalers) == "aidn-plus"
+    assert for_jpeg("aidn-plus", rescalers) == "aidn-plus"
+    assert for_jpeg("aidn-small", {"aidn-small": rescalers["aidn-small"]}) == "aidn-small"
+    assert [without_record(lossless, rescalers) for lossless in (True, False)] == [
+        "aidn-small", "aidn-plus",
+    ]  # fmt: skip
+    assert titles(rescalers) == {"aidn-small": "Fast", "aidn-plus": "For JPEG"}
+
+
+# --- files without a record -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("suffix", "weights"), [("png", "aidn-small"), ("jpg", "aidn-plus")])
+def test_a_file_without_a_record_is_restored_with_what_is_given(
+    source: Source, rescalers: dict[str, Rescaler], tmp_path: Path, suffix: str, weights: str
+) -> None:
+    lr = rescalers[weights].downscale(read_image(source.path), 2.5)
+    path = tmp_path / f"stripped.{suffix}"
+    write_image(path, lr.pixels)
+    file = Source(path, path.name)
+    given = Given(2.5, (HEIGHT, WIDTH))
+    back = restore(file, given, rescalers, tmp_path, nothing, ENOUGH)
+    assert (back.weights, back.created_by) == (weights, None)
+    assert "contains no record" in back.warning
+    expected = rescalers[weights].upscale(read_image(path), 2.5, (HEIGHT, WIDTH))
+    assert np.array_equal(read_image(back.file), expected)
+    assert "unknown" in results.restored_html(back, "Fast")
+    with pytest.raises(ValueError, match="is 40x31, but the LR image of"):
+        restore(file, Given(2.5, (HEIGHT, WIDTH + 9)), rescalers, tmp_path, nothing, ENOUGH)
+
+
+def test_large_images_are_refused_before_they_are_decoded(
+    rescalers: dict[str, Rescaler], tmp_path: Path
+) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (16000, 12000)).save(path)
+    with pytest.raises(ValueError, match=r"a\.png is 16000x12000, 192 megapixels: .* up to 24\."):
+        through_png(
+            Source(path, "a.png"), rescalers["aidn-small"], 2, tmp_path, nothing, 24 * 10**6
+        )
+    write_image(path, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"a\.png would become 9000x9000"):
+        restore(
+            Source(path, "a.png"),
+            Given(4, (9000, 9000)),
+            rescalers,
+            tmp_path,
+            nothing,
+            24 * 10**6,
+        )
 
 
 @pytest.mark.parametrize("longest", [25, 40, 99])
@@ -105,21 +236,211 @@ def test_error_map_has_the_colours_of_its_scale() -> None:
     assert pixels[0].tolist() == [[0, 0, 4], last, last]
 
 
-def test_workspace_keeps_nothing() -> None:
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("restored", "bicubic", "text"),
+    [
+        (38.06, 33.82, "restored at 38.1 dB, 4.2 dB better than bicubic"),
+        (30, 31.5, "restored at 30.0 dB, 1.5 dB worse than bicubic"),
+        (30.02, 30, "restored at 30.0 dB, like bicubic"),
+        (np.inf, 40, "restored at \N{INFINITY} dB, \N{INFINITY} dB better than bicubic"),
+        (np.inf, np.inf, "restored at \N{INFINITY} dB, like bicubic"),
+    ],
+)
+def test_gain_in_words(restored: float, bicubic: float, text: str) -> None:
+    qualities = [Quality(0, 0, psnr_y, 0) for psnr_y in (restored, bicubic)]
+    assert results.gain_text(*qualities) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "text"),
+    [
+        (0.5, 1, ""),
+        (0.01, 60, ""),
+        (0.5, 4, "about 4 s left"),
+        (0.25, 12, "about 35 s left"),
+        (0.1, 40, "about 6 min left"),
+        (0.999, 60, "about 1 s left"),
+    ],
+)
+def test_time_left(done: float, seconds: float, text: str) -> None:
+    assert results.time_left(done, seconds) == text
+
+
+def test_there_is_one_percentage_over_both_round_trips() -> None:
+    html = results.status_html(Status(0, "Restoring", 0.5, 6.0), 0.6, 0.4, 10.0)
+    assert html.count("%") == 1
+    assert "80 %" in html and "Restoring, about 4 s left" in html
+    assert "Waiting for 2 others" in results.status_html(Status(2))
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+Progress = Callable[[str, float], None]
+
+
+class Work:
+    """Work that goes on until it is let go, and counts what runs at the same time."""
+
+    running = 0
+    most = 0
+
+    def __init__(self, result: str) -> None:
+        self.result = result
+        self.started = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, progress: Progress) -> str:
+        Work.running += 1
+        Work.most = max(Work.most, Work.running)
+        try:
+            self.started.set()
+            while not self.go.wait(0.01):
+                progress("Working", 0.5)
+            return self.result
+        finally:
+            Work.running -= 1
+
+
+async def finish(job: Job[str]) -> str:
+    async for _ in job.statuses():
+        pass
+    return job.result()
+
+
+async def has_started(work: Work) -> None:
+    assert await asyncio.to_thread(work.started.wait, 60)
+
+
+def test_jobs_take_turns_in_the_order_of_arrival() -> None:
+    async def run() -> None:
+        jobs, works = Jobs(), [Work(name) for name in "abc"]
+        started = [jobs.start(work.result, work) for work in works]
+        await has_started(works[0])
+        statuses: list[AsyncIterator[Status]] = [job.statuses() for job in started]
+        assert [(await anext(each)).ahead for each in statuses] == [0, 1, 2]
+        assert not works[1].started.is_set()
+        for work, job in zip(works, started, strict=True):
+            work.go.set()
+            assert await finish(job) == work.result
+
+    Work.most = 0
+    asyncio.run(run())
+    assert Work.most == 1
+
+
+def test_a_newer_job_of_the_same_owner_takes_the_place_of_the_former() -> None:
+    async def run() -> None:
+        jobs, old, new, other = Jobs(), Work("old"), Work("new"), Work("other")
+        former = asyncio.ensure_future(finish(jobs.start("me", old)))
+        await has_started(old)
+        waiting = jobs.start("other", other)
+        latest = jobs.start("me", new)
+        for work in (new, other):
+            work.go.set()
+        with pytest.raises(Cancelled) as caught:
+            await former
+        assert caught.value.superseded
+        assert await finish(waiting) == "other"
+        assert await finish(latest) == "new"
+        assert not old.go.is_set()
+
+    asyncio.run(run())
+
+
+def test_a_job_that_waits_can_be_cancelled_and_does_not_start() -> None:
+    async def run() -> None:
+        jobs, first, second, third = Jobs(), Work("first"), Work("second"), Work("third")
+        running = jobs.start("one", first)
+        await has_started(first)
+        waiting = jobs.start("two", second)
+        jobs.cancel("two")
+        with pytest.raises(Cancelled) as caught:
+            await finish(waiting)
+        assert not caught.value.superseded
+        last = jobs.start("three", third)
+        for work in (first, third):
+            work.go.set()
+        assert [await finish(running), await finish(last)] == ["first", "third"]
+        assert not second.started.is_set()
+
+    asyncio.run(run())
+
+
+def test_a_job_ends_when_nobody_looks_at_it_any_more() -> None:
+    async def run() -> None:
+        jobs, left, next_ = Jobs(), Work("left"), Work("next")
+        watch: Any = jobs.start("one", left).statuses()
+        await anext(watch)
+        await has_started(left)
+        await watch.aclose()  # as Gradio does when the connection has ended
+        next_.go.set()
+        assert await finish(jobs.start("two", next_)) == "next"
+        assert not left.go.is_set()
+
+    asyncio.run(run())
+
+
+def test_errors_of_a_job_are_those_of_its_work() -> None:
+    def work(progress: Progress) -> str:
+        raise ValueError("too small")
+
+    async def run() -> None:
+        jobs = Jobs()
+        with pytest.raises(ValueError, match="too small"):
+            await finish(jobs.start("me", work))
+        done = Work("done")
+        done.go.set()
+        assert await finish(jobs.start("me", done)) == "done"
+
+    asyncio.run(run())
+
+
+# --- files of visitors ----------------------------------------------------------------------------
+
+
+def test_a_result_stays_until_the_next_is_delivered() -> None:
     with Workspace() as workspace:
-        first = workspace.fresh("one", "shrink")
-        other = workspace.fresh("two", "shrink")
-        (first / "file").touch()
-        second = workspace.fresh("one", "shrink")
+        with workspace.new("one", "png") as first:
+            (first / "file").touch()
+        with workspace.new("two", "png") as other:
+            pass
+        with workspace.new("one", "png") as second:
+            assert first.exists()
+        assert first.exists()
+        workspace.delivered("one", "png", second)
         assert (first.exists(), second.exists(), other.exists()) == (False, True, True)
-        workspace.forget("two")
-        assert not other.exists()
+        with pytest.raises(ValueError, match="no result"), workspace.new("one", "png") as failed:
+            raise ValueError("no result")
+        assert (failed.exists(), second.exists()) == (False, True)
     assert not workspace.root.exists()
+
+
+def test_results_outlive_a_lost_connection_for_a_while() -> None:
+    now = [0.0]
+    with Workspace(clock=lambda: now[0]) as workspace:
+        with workspace.new("one", "png") as gone, workspace.new("two", "png") as back:
+            pass
+        workspace.leave("one")
+        workspace.leave("two")
+        now[0] = KEPT_SECONDS / 2
+        with workspace.new("two", "png") as later:
+            pass
+        now[0] = KEPT_SECONDS
+        workspace.leave("three")
+        assert (gone.exists(), back.exists(), later.exists()) == (False, True, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--max-size", "0"], "--max-size must be at least 1"), (["--weights", "no.pth"], "no.pth")],
+    [
+        (["--max-size", "0"], "--max-size must be at least 1"),
+        (["--max-megapixels", "0"], "--max-megapixels must be above 0"),
+        (["--max-megapixels", "nan"], "--max-megapixels must be above 0"),
+        (["--weights", "no.pth"], "no.pth"),
+    ],
 )
 def test_bad_options_are_named(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
@@ -127,102 +448,3 @@ def test_bad_options_are_named(
     pytest.importorskip("gradio", reason="needs the extra demo")
     assert cli.main(["demo", *arguments]) == 1
     assert told in capsys.readouterr().err
-
-
-# --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    pytest.importorskip("gradio", reason="needs the extra demo")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path / "server.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "rescale_app.cli", "demo", "--port", str(port)],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until(lambda: "The page is at" in log.read_text() or server.poll() is not None, 120)
-        assert server.poll() is None, log.read_text()
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0, log.read_text()
-
-
-def until(met: Any, seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := met()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
-    return value
-
-
-@pytest.mark.browser
-def test_page(browser: Any, address: str, picture: Path) -> None:
-    def find(selector: str) -> Any:
-        return until(lambda: browser.find_elements("css selector", selector))[0]
-
-    def facts(where: str) -> str:
-        return str(find(f"{where} .rescale-facts").text)
-
-    browser.get(address)
-    find("#picture input[type=file]").send_keys(str(picture))
-    until(lambda: browser.find_elements("css selector", "#result rescale-compare"))
-    assert "40 \N{MULTIPLICATION SIGN} 31" in facts("#result")
-
-    # the slider
-    number = find("#scale input[type=number]")
-    number.clear()
-    number.send_keys("2\t")
-    until(lambda: "50 \N{MULTIPLICATION SIGN} 38" in facts("#result"))
-    assert re.search(r"\d\d\.\d\d", find("#result .rescale-figures").text)
-
-    # the divider
-    from selenium.webdriver import ActionChains
-
-    def divider() -> Any:
-        compare = find("#result rescale-compare")
-        return compare.shadow_root.find_element("css selector", ".divider")
-
-    browser.execute_script("arguments[0].scrollIntoView()", find("#result rescale-compare"))
-    ActionChains(browser).drag_and_drop_by_offset(divider(), 60, 0).perform()
-    assert int(divider().get_attribute("aria-valuenow")) > 50
-
-    # download, and drop it back in
-    link = find("#result .rescale-link").get_attribute("href")
-    fetch = (
-        "const done = arguments[1];"
-        "fetch(arguments[0]).then(r => r.arrayBuffer())"
-        ".then(b => done(Array.from(new Uint8Array(b))));"
-    )
-    small = picture.with_name("small.png")
-    small.write_bytes(bytes(browser.execute_async_script(fetch, link)))
-    info = read_info(small)
-    assert info is not None and (info.scale, info.size) == ((2.0, 2.0), (HEIGHT, WIDTH))
-    find("[role=tab]:nth-of-type(2)").click()
-    find("#small input[type=file]").send_keys(str(small))
-    until(lambda: browser.find_elements("css selector", "#restored rescale-compare"))
-    assert "100 \N{MULTIPLICATION SIGN} 76" in facts("#restored")
-
-    # a phone
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 380, "height": 800, "deviceScaleFactor": 1, "mobile": True},
-    )
-    width = "return document.documentElement.scrollWidth"
-    until(lambda: browser.execute_script(width) <= 380, 10)
-    find("[role=tab]:nth-of-type(1)").click()
-    until(lambda: find("#result rescale-compare").is_displayed())
-    until(lambda: browser.execute_script(width) <= 380, 10)
-    # nothing came from elsewhere
-    names = "return performance.getEntriesByType('resource').map(entry => entry.name)"
-    assert [
-        name
-        for name in browser.execute_script(names)
-        if not name.startswith((address, "data:", f"blob:{address}"))
-    ] == []

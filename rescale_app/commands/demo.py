@@ -9,7 +9,7 @@ from types import FrameType
 
 from rescale_compat.errors import RescaleError
 
-from rescale_app.page.serving import load_rescalers, serve
+from rescale_app.page.serving import serve
 from rescale_app.page.workspace import Workspace
 
 DESCRIPTION = """\
@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="largest file that can be uploaded (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=24,
+        metavar="MP",
+        help="largest image, restored or to downscale (default: %(default)s)",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
@@ -58,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
         raise RescaleError("the page needs Gradio: pip install 'rescale-basicsr[demo]'")
     if args.max_size < 1 or not (args.port is None or 1 <= args.port <= 65535):
         raise RescaleError("--max-size must be at least 1, --port from 1 to 65535")
+    if not 0 < args.max_megapixels < float("inf"):
+        raise RescaleError("--max-megapixels must be above 0")
+    from rescale_app.page.weights import load_rescalers
+
     rescalers = load_rescalers(args.weights, args.device)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -72,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 host=args.host,
                 port=args.port,
                 max_megabytes=args.max_size,
+                max_pixels=int(args.max_megapixels * 1e6),
                 opens_browser=args.open,
             )
     except KeyboardInterrupt:

@@ -84,12 +84,7 @@ def style() -> Markup:
 
 def notice(text: str, kind: str = "error") -> Markup:
     """A message instead of a result, or above one (``kind``: ``error``, ``warning``, ``hint``)."""
-    return render("notice.html", text=sentence(text), kind=kind)
-
-
-def sentence(text: str) -> str:
-    """``text`` with its first letter capitalized."""
-    return text[:1].upper() + text[1:]
+    return render("notice.html", text=text, kind=kind)
 
 
 def data_url(data: bytes, name: str) -> str:

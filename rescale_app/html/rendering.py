@@ -27,9 +27,14 @@ def size_text(size: tuple[int, int]) -> str:
 
 
 def bytes_text(file: Path) -> str:
-    """Size of a file in KB (1000 bytes) or MB."""
-    size = file.stat().st_size
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} KB"
+    """Size of a file in kB (1000 bytes) or MB."""
+    return count_text(file.stat().st_size)
+
+
+def count_text(size: int) -> str:
+    """A number of bytes in kB (1000 bytes) or MB, with two digits or more."""
+    unit, number = ("MB", size / 1e6) if size >= 1e6 else ("kB", size / 1e3)
+    return f"{number:.{1 if number < 10 else 0}f} {unit}"
 
 
 def number_text(value: float, digits: int) -> str:

@@ -3,247 +3,248 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rescale_compat.errors import RescaleError
-
 import gradio as gr
+from markupsafe import Markup
 
-from rescale_app.html.components import notice, script, style
-from rescale_app.page import results, round_trip
-from rescale_app.page.workspace import Workspace
-from rescale_app.rescaler import OnProgress, Rescaler
+from rescale_app.html.components import script, style
+from rescale_app.html.rendering import render
+from rescale_app.page.handlers import (
+    BY_SCALE,
+    BY_SIDE,
+    QUALITY,
+    RESTORE,
+    SCALE,
+    SHRINK,
+    Handlers,
+)
 from rescale_data.image_file import IMAGE_SUFFIXES
 
-BY_SCALE, BY_SIDE = "Scale", "Longest side"
 _TITLE = "Rescale"
-_HEADER = (
-    "<header class='rescale-header'><h1>Rescale</h1><p>Downscale an image so that it can be "
-    "restored. The small image looks ordinary; the information for restoring is hidden in it."
-    "</p></header>"
-)
-_EMPTY = "<p class='rescale-empty'>Drop an image on the left, or select a sample.</p>"
-_EMPTY_LR = (
-    "<p class='rescale-empty'>Drop a small image that was created on this page or by "
-    "<code>rescale down</code>. The file contains all that is needed to restore it.</p>"
+_DROP = "Drop an image anywhere, or paste one."
+_EMPTY = (
+    "Drop a small image that was created on this page or by the command rescale down, paste it, or "
+    "choose it. The file contains all that is needed to restore it."
 )
 # System fonts: those of the theme would be downloaded.
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 _MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-
-
-class Handlers:
-    """Event handlers of the page.
-
-    Args:
-        rescalers: name of weights -> the network with them.
-        workspace: folder for the files of visitors.
-    """
-
-    def __init__(self, rescalers: Mapping[str, Rescaler], workspace: Workspace) -> None:
-        self.rescalers = rescalers
-        self.workspace = workspace
-
-    def shrink(
-        self,
-        file: str | None,
-        by: str,
-        scale: float,
-        longest: float | None,
-        weights: str,
-        quality: int,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  how Gradio detects it
-    ) -> str:
-        """Returns the round trip of the image ``file`` as HTML, or an error message."""
-        if file is None:
-            return _EMPTY
-        if by == BY_SIDE and not longest:
-            return notice("Enter the length of the longest side.", "hint")
-        source = Path(file)
-        rescaler = self.rescalers[weights]
-        folder = self.workspace.fresh(_visitor(request), "shrink")
-        try:
-            target: float | round_trip.LongestSide | None = scale
-            if rescaler.architecture.fixed_scale:
-                target = None
-            elif by == BY_SIDE and longest:
-                target = round_trip.LongestSide(round(longest))
-            trip = round_trip.make_round_trip(
-                source, rescaler, target, int(quality), folder, _steps(progress)
-            )
-        except (RescaleError, OSError, MemoryError) as error:
-            return notice(_message(error, source))
-        return results.round_trip_html(trip)
-
-    def restore(
-        self,
-        file: str | None,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> str:
-        """Returns the image restored from the LR image ``file`` as HTML, or an error message."""
-        if file is None:
-            return _EMPTY_LR
-        source = Path(file)
-        folder = self.workspace.fresh(_visitor(request), "restore")
-        try:
-            restored = round_trip.restore(source, self.rescalers, folder, _steps(progress))
-        except (RescaleError, OSError, MemoryError) as error:
-            return notice(_message(error, source))
-        return results.restored_html(restored)
-
-    def leave(self, request: gr.Request) -> None:
-        """Removes the files of a visitor who has left."""
-        self.workspace.forget(_visitor(request))
+# Run in the browser before an event. The names of uploaded files are those on the visitor's device;
+# in their paths Gradio omits some characters.
+_SHOW = "() => rescaleShow('#{}')"
+_NAME = "(file, name, ...others) => [file, file?.orig_name ?? '', ...others]"
 
 
 def build(
-    rescalers: Mapping[str, Rescaler], workspace: Workspace, samples: Mapping[str, Path]
+    handlers: Handlers, samples: Mapping[str, Path], first: tuple[Markup, Markup]
 ) -> gr.Blocks:
     """Builds the page.
 
     Args:
-        rescalers: name of weights -> the network with them; at least one.
-        workspace: folder for the files of visitors.
-        samples: name -> sample image.
+        handlers: its event handlers.
+        samples: name -> sample image; the first one is shown.
+        first: its round trips through PNG and JPEG as HTML.
     """
-    handlers = Handlers(rescalers, workspace)
-    choices = [
-        (f"{rescaler.architecture.title}: {name}", name) for name, rescaler in rescalers.items()
-    ]
-    suffixes = [*IMAGE_SUFFIXES]
-    with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 7200)) as page:
-        gr.HTML(_HEADER)
-        with gr.Tabs():
-            with gr.Tab("Downscale and compare"), gr.Row():
-                with gr.Column(scale=1, min_width=270, elem_classes="rescale-controls"):
-                    picture = gr.File(
-                        label="Image", file_types=suffixes, height=140, elem_id="picture"
-                    )
-                    with gr.Row(elem_classes="rescale-samples"):
-                        buttons = {
-                            path: gr.Button(name, size="sm", min_width=60)
-                            for name, path in samples.items()
-                        }
-                    weights = gr.Dropdown(
-                        choices, value=choices[0][1], label="Network and weights", elem_id="weights"
-                    )
-                    by = gr.Radio(
-                        [BY_SCALE, BY_SIDE], value=BY_SCALE, label="Downscale by", elem_id="by"
-                    )
-                    scale = gr.Slider(
-                        1.1, 4, value=2.5, step=0.01, label="Scale", elem_id="scale", buttons=[]
-                    )
-                    longest = gr.Number(
-                        label="Longest side of the small image, pixels",
-                        precision=0,
-                        minimum=1,
-                        visible=False,
-                        elem_id="longest",
-                    )
-                    quality = gr.Slider(
-                        10,
-                        100,
-                        value=90,
-                        step=1,
-                        label="JPEG quality",
-                        info="The small image is also stored as a JPEG file and restored from it. "
-                        "The weights aidn-plus are trained for this.",
-                        elem_id="quality",
-                        buttons=[],
-                    )
-                with gr.Column(scale=3, min_width=320):
-                    result = gr.HTML(_EMPTY, elem_id="result", min_height=260)
-            with gr.Tab("Restore"), gr.Row():
-                with gr.Column(scale=1, min_width=270, elem_classes="rescale-controls"):
-                    small = gr.File(
-                        label="Small image", file_types=suffixes, height=140, elem_id="small"
-                    )
-                with gr.Column(scale=3, min_width=320):
-                    restored = gr.HTML(_EMPTY_LR, elem_id="restored", min_height=260)
-
-        def controls(name: str, how: str) -> tuple[dict[str, Any], ...]:
-            """Hides the scale for a network with a fixed factor."""
-            free = rescalers[name].architecture.fixed_scale is None
-            return (
-                gr.update(visible=free),
-                gr.update(visible=free and how == BY_SCALE),
-                gr.update(visible=free and how == BY_SIDE),
-            )
-
-        gr.on(
-            [weights.change, by.change],
-            controls,
-            [weights, by],
-            [by, scale, longest],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        # One computation at a time; of several slider events, only the last one is handled.
-        settings: dict[str, Any] = {
-            "concurrency_limit": 1,
-            "concurrency_id": "network",
-            "trigger_mode": "always_last",
-            "api_visibility": "private",
-        }
-        gr.on(
-            [
-                picture.change,
-                weights.change,
-                by.change,
-                scale.change,
-                longest.submit,
-                longest.blur,
-                quality.change,
-            ],
-            handlers.shrink,
-            [picture, by, scale, longest, weights, quality],
-            result,
-            **settings,
-        )
-        gr.on([small.change], handlers.restore, [small], restored, **settings)
-        for path, button in buttons.items():
-            button.click(
-                partial(str, path), None, picture, show_progress="hidden", api_visibility="private"
-            )
+    # Uploads are kept for a day, for changes of the settings.
+    with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.HTML(render("page_header.html"))
+        with gr.Tabs(selected=SHRINK) as tabs:
+            with gr.Tab("Make small", id=SHRINK):
+                _shrink_tab(handlers, samples, first)
+                hand_over = {
+                    gr.Button(visible="hidden", elem_id="restore-png"): handlers.hand_over_png,
+                    gr.Button(visible="hidden", elem_id="restore-jpeg"): handlers.hand_over_jpeg,
+                }
+            with gr.Tab("Restore", id=RESTORE):
+                small, outputs = _restore_tab(handlers)
+        for button, select in hand_over.items():
+            button.click(select, None, [tabs, small[0]], **_AT_ONCE).then(
+                handlers.restore, small, outputs, js=_NAME, **_QUEUED
+            ).then(None, js=_SHOW.format("restore-status"), **_AT_ONCE)
         page.unload(handlers.leave)
     return page
 
 
 def appearance() -> dict[str, Any]:
     """Theme, CSS and scripts, as keyword arguments of ``launch``."""
-    own_style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    here = Path(__file__)
     theme = gr.themes.Base(
         primary_hue="teal",
         neutral_hue="zinc",
         radius_size="md",
         font=_FONTS,
         font_mono=_MONO_FONTS,
+    ).set(
+        # a contrast of 4.5:1 and more
+        color_accent="*primary_700",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        slider_color="*primary_700",
+        slider_color_dark="*primary_400",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_400",
     )
+    own_style = here.with_name("page.css").read_text(encoding="utf-8")
+    own_script = here.with_name("page.js").read_text(encoding="utf-8")
     return {
         "theme": theme,
-        "css": style() + own_style,
-        "head": f"<script>{script()}</script>",
+        # Not as `css`, of which Gradio drops some rules. Its own are overridden by specificity.
+        "head": f"<style>.gradio-container.gradio-container {{ {style()}{own_style} }}</style>"
+        f"<script>{script()}</script><script>{own_script}</script>",
     }
 
 
-def _steps(progress: gr.Progress) -> OnProgress:
-    def report(text: str, done: float) -> None:
-        progress(done, desc=text)
+# Handlers take turns themselves (`rescale_app.page.jobs`).
+_QUEUED: dict[str, Any] = {
+    "concurrency_limit": None,
+    "trigger_mode": "multiple",
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+_AT_ONCE: dict[str, Any] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
 
-    return report
+
+def _shrink_tab(
+    handlers: Handlers, samples: Mapping[str, Path], first: tuple[Markup, Markup]
+) -> None:
+    rescalers = handlers.rescalers
+    choices = [(title, name) for name, title in handlers.titles.items()]
+    free = rescalers[choices[0][1]].architecture.fixed_scale is None
+    paths = [*samples.values()]
+    with gr.Row(elem_classes="rescale-layout"):
+        with gr.Column(elem_classes="rescale-input"):
+            picture = gr.UploadButton(
+                "Choose an image",
+                str(paths[0]),
+                file_types=[*IMAGE_SUFFIXES],
+                variant="primary",
+                elem_id="picture",
+            )
+            gallery = gr.Gallery(
+                [(str(path), name) for name, path in samples.items()],
+                label="Samples",
+                show_label=False,
+                columns=len(samples),
+                height="auto",
+                object_fit="cover",
+                allow_preview=False,
+                selected_index=0,
+                interactive=False,
+                buttons=[],
+                container=False,
+                elem_id="samples",
+            )
+        with gr.Column(elem_classes="rescale-settings"):
+            weights = gr.Radio(choices, value=choices[0][1], label="Method", elem_id="weights")
+            by = gr.Radio(
+                [BY_SCALE, BY_SIDE], value=BY_SCALE, label="Size by", visible=free, elem_id="by"
+            )
+            scale = gr.Slider(
+                1.1,
+                4,
+                value=SCALE,
+                step=0.01,
+                label="Scale",
+                buttons=[],
+                visible=free,
+                elem_id="scale",
+            )
+            longest = gr.Number(
+                label="Longest side of the small image, pixels",
+                precision=0,
+                visible=False,
+                elem_id="longest",
+            )
+            quality = gr.Slider(
+                10, 100, value=QUALITY, step=1, label="JPEG quality", buttons=[], elem_id="quality"
+            )
+        with gr.Column(elem_classes="rescale-output"):
+            with gr.Row(elem_classes="rescale-state"):
+                status = gr.HTML(render("page_hint.html", text=_DROP), elem_id="status")
+                cancel = gr.Button("Cancel", size="sm", visible=False, elem_id="cancel")
+            result = gr.HTML(first[0], elem_id="result")
+            jpeg = gr.HTML(first[1], elem_id="jpeg")
+
+    def controls(name: str, how: str) -> tuple[dict[str, Any], ...]:
+        """Hides the scale for a network with a fixed factor."""
+        free = rescalers[name].architecture.fixed_scale is None
+        return (
+            gr.update(visible=free),
+            gr.update(visible=free and how == BY_SCALE),
+            gr.update(visible=free and how == BY_SIDE),
+        )
+
+    gr.on([weights.change, by.change], controls, [weights, by], [by, scale, longest], **_AT_ONCE)
+    by.change(handlers.longest_side, [by], longest, **_AT_ONCE)
+    name = gr.Textbox(visible=False)
+    inputs = [picture, name, by, scale, longest, weights, quality]
+    run: dict[str, Any] = {
+        "fn": handlers.shrink,
+        "inputs": inputs,
+        "outputs": [status, cancel, result, jpeg],
+        "js": _NAME,
+        **_QUEUED,
+    }
+    settings = [weights.change, scale.change, longest.submit, longest.blur, quality.change]
+    gr.on(settings, **run)
+    show = _SHOW.format("status")
+    picture.upload(None, None, None, js=show, **_AT_ONCE)
+    picture.upload(**run)
+
+    def sample(event: gr.SelectData) -> str:
+        return str(paths[event.index])
+
+    gallery.select(sample, None, picture, js=show, **_AT_ONCE).then(**run)
+    cancel.click(handlers.cancel_shrink, **_AT_ONCE)
 
 
-def _visitor(request: gr.Request) -> str:
-    return str(request.session_hash)
-
-
-def _message(error: Exception, source: Path) -> str:
-    """The error in one line, with the name of the uploaded file."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text.replace(str(source), source.name)
-    return text if source.name in text else f"{source.name}: {text}"
+def _restore_tab(handlers: Handlers) -> tuple[list[Any], list[Any]]:
+    """Returns the inputs and outputs of `Handlers.restore`."""
+    choices = [("Automatic", ""), *((title, name) for name, title in handlers.titles.items())]
+    with gr.Row(elem_classes="rescale-layout"):
+        with gr.Column(elem_classes="rescale-input"):
+            small = gr.UploadButton(
+                "Choose a small image",
+                file_types=[*IMAGE_SUFFIXES],
+                variant="primary",
+                elem_id="small",
+            )
+        with (
+            gr.Column(elem_classes="rescale-settings"),
+            gr.Column(visible=False, elem_id="given") as fields,
+        ):
+            scale = gr.Number(label="Scale", elem_id="given-scale")
+            width = gr.Number(label="Width of the original", precision=0, elem_id="given-width")
+            height = gr.Number(label="Height of the original", precision=0, elem_id="given-height")
+            weights = gr.Radio(choices, value="", label="Method", elem_id="given-weights")
+            start = gr.Button("Restore", variant="primary", elem_id="given-start")
+        with gr.Column(elem_classes="rescale-output"):
+            with gr.Row(elem_classes="rescale-state"):
+                status = gr.HTML("", elem_id="restore-status")
+                cancel = gr.Button("Cancel", size="sm", visible=False, elem_id="restore-cancel")
+            restored = gr.HTML(render("page_empty.html", text=_EMPTY), elem_id="restored")
+    outputs = [status, cancel, restored, fields]
+    inputs = [small, gr.Textbox(visible=False)]
+    given = [scale, width, height, weights]
+    small.upload(None, None, None, js=_SHOW.format("restore-status"), **_AT_ONCE)
+    small.upload(handlers.restore, inputs, outputs, js=_NAME, **_QUEUED)
+    start.click(handlers.restore_given, [*inputs, *given], outputs[:3], js=_NAME, **_QUEUED)
+    cancel.click(handlers.cancel_restore, **_AT_ONCE)
+    return inputs, outputs

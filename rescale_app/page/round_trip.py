@@ -1,23 +1,19 @@
-"""Computations of the page: round trips, and restoring LR files."""
+"""Round trips of the page: through a PNG file, and through a JPEG file."""
 
 from __future__ import annotations
 
 import math
-import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rescale_compat.errors import RescaleError
 
-from rescale_app.html.error_levels import error_image, error_levels
-from rescale_app.lr_image import LRImage
-from rescale_app.quality import Comparison, Quality, image_quality
-from rescale_app.rescaler import OnProgress, Rescaler, RescaleWarning
+from rescale_app.lr_image import LRImage, scale_text
+from rescale_app.page.computing import Pixels, Source, read_within, watched, write_errors
+from rescale_app.quality import Quality, image_quality
+from rescale_app.rescaler import OnProgress, Rescaler
 from rescale_arch.scales import MAX_SCALE
-from rescale_data.image_file import LRInfo, read_image, read_info, write_file, write_image
+from rescale_data.image_file import read_image, write_image
 
 
 @dataclass(frozen=True)
@@ -27,53 +23,71 @@ class LongestSide:
     pixels: int
 
 
+Target = float | LongestSide | None
+"""What to downscale to: a scale, a length, or None for a network with a fixed factor."""
+
+
 @dataclass(frozen=True, eq=False)
-class RoundTrip:
-    """The round trip of an image, and its files.
+class PngTrip:
+    """The round trip of an image through a PNG file, compared with that of bicubic interpolation.
 
     Attributes:
-        comparison: through a PNG file, compared with bicubic interpolation.
-        jpeg: quality of the image restored from a JPEG file.
-        bicubic_jpeg: the same for bicubic.
-        jpeg_quality: quality of the JPEG files, 1 to 100.
+        folder: where all files are.
+        name: name of the original's file.
+        original_bytes: size of the original's file.
+        target: what was requested.
+        size: (H, W).
+        lr: the LR image.
+        bicubic_lr: (h, w, 3), the bicubic LR image.
+        quality: of the restored image.
+        bicubic_quality: of the bicubic image.
+        lr_psnr: PSNR of the LR image against the bicubic one, RGB, dB.
+        lr_psnr_y: the same for Y.
+        seconds: time for downscaling and for restoring.
         hr_file: the original as 8-bit PNG.
-        lr_file: the LR image as PNG, which can be restored.
-        jpeg_file: the LR image as JPEG, which can be restored.
-        views: further PNG files: ``restored``, ``jpeg``, ``bicubic``, ``errors`` (of ``restored``),
-            ``jpeg_errors`` and ``bicubic_errors``.
+        lr_file: the LR image, which can be restored.
+        views: further PNG files: ``restored``, ``bicubic``, and ``restored_errors``,
+            ``bicubic_errors``.
     """
 
-    comparison: Comparison
-    jpeg: Quality
-    bicubic_jpeg: Quality
-    jpeg_quality: int
+    folder: Path
+    name: str
+    original_bytes: int
+    target: Target
+    size: tuple[int, int]
+    lr: LRImage
+    bicubic_lr: Pixels
+    quality: Quality
+    bicubic_quality: Quality
+    lr_psnr: float
+    lr_psnr_y: float
+    seconds: tuple[float, float]
     hr_file: Path
     lr_file: Path
-    jpeg_file: Path
     views: dict[str, Path]
 
 
 @dataclass(frozen=True, eq=False)
-class Restored:
-    """An image restored from its LR file.
+class JpegTrip:
+    """The same image through a JPEG file; attributes are as for `PngTrip`.
 
     Attributes:
-        info: the record stored in the file.
-        lr_size: (h, w).
-        weights: name of the weights that restored it.
-        file: the restored image, PNG.
-        lr_file: the LR image as it was read, PNG.
-        warning: why the result is likely to be poor; empty if it is not.
-        seconds: time for restoring.
+        folder: where the files are, without the original.
+        jpeg_quality: quality of the JPEG file, 1 to 100.
+        lr: the LR image before compression.
+        quality: of the restored image.
+        bicubic_quality: of the bicubic image, also through a JPEG file.
+        lr_file: the LR image, which can be restored.
+        views: further PNG files.
     """
 
-    info: LRInfo
-    lr_size: tuple[int, int]
-    weights: str
-    file: Path
+    folder: Path
+    jpeg_quality: int
+    lr: LRImage
+    quality: Quality
+    bicubic_quality: Quality
     lr_file: Path
-    warning: str
-    seconds: float
+    views: dict[str, Path]
 
 
 def scale_for_longest(size: tuple[int, int], longest: int) -> float:
@@ -84,176 +98,124 @@ def scale_for_longest(size: tuple[int, int], longest: int) -> float:
         longest: pixels.
 
     Raises:
-        ValueError: the image is not larger, or more than 4 times as large.
+        ValueError: this would enlarge the image, or downscale it by more than the largest factor.
     """
-    scale = max(size) / longest if longest >= 1 else float("inf")
-    if not 1 < scale <= MAX_SCALE:
-        least, most = -(-max(size) // int(MAX_SCALE)), max(size) - 1
+    side = max(size)
+    least = math.ceil(side / MAX_SCALE)
+    if not least <= longest < side:
         raise RescaleError(
-            f"the longest side is {max(size)} pixels now: it can become {least} to {most}, "
-            f"not {longest}"
+            f"the longest side is {side}: it can become {least} to {side - 1}, not {longest}"
         )
-    return scale
+    return side / longest
 
 
-def make_round_trip(
-    source: Path,
+def through_png(
+    source: Source,
     rescaler: Rescaler,
-    target: float | LongestSide | None,
-    quality: int,
+    target: Target,
     folder: Path,
     progress: OnProgress,
-) -> RoundTrip:
-    """Downscales and restores an image through PNG and JPEG, by a network and by bicubic.
+    max_pixels: int,
+) -> PngTrip:
+    """Downscales and restores an image through a PNG file.
 
     Args:
         source: image file.
-        rescaler: the network.
-        target: factor, or longest side; None for a network with a fixed factor.
-        quality: JPEG quality, 1 to 100.
+        rescaler: network with weights.
+        target: what to downscale to.
         folder: where the files are written.
-        progress: called with the progress.
+        progress: called with the progress; an exception that it raises ends the computation.
+        max_pixels: limit for the image.
 
     Raises:
         ImageFileError: the file is not an image.
-        ValueError: the image is too small, or the factor out of range.
+        ValueError: the image is too small or too large, or the factor out of range.
     """
-    progress("Reading the image", 0.02)
-    image = read_image(source)
+    progress("Reading the image", 0.0)
+    image = read_within(source, max_pixels)
     if isinstance(target, LongestSide):
         scale: float | None = scale_for_longest((image.shape[0], image.shape[1]), target.pixels)
     else:
         scale = target
-    progress("Downscaling and restoring", 0.05)
-    with _tiles_told(rescaler, progress, {"Downscaling": (0.05, 0.25), "Restoring": (0.25, 0.45)}):
-        comparison = rescaler.compare(image, scale)
-    hr, lr = comparison.hr, comparison.lr
-    stem = f"{source.stem}-{scale_text(lr.info)}"
-    lr_file, jpeg_file = folder / f"{stem}.png", folder / f"{stem}-q{quality}.jpg"
-    write_image(lr_file, lr.pixels, info=lr.info)
-    write_image(jpeg_file, lr.pixels, quality=quality, info=lr.info)
-    progress("Restoring from the JPEG", 0.5)
-    with _tiles_told(rescaler, progress, {"Restoring": (0.5, 0.75)}):
-        from_jpeg = rescaler.upscale(LRImage(read_image(jpeg_file), lr.info))
-    progress("Comparing", 0.75)
-    bicubic_file = folder / f"bicubic-q{quality}.jpg"
-    write_image(bicubic_file, comparison.bicubic_lr, quality=quality)
-    size, factors = (hr.shape[0], hr.shape[1]), lr.info.scale
-    bicubic_from_jpeg = rescaler.bicubic(read_image(bicubic_file), size, factors)
-    border = math.ceil(max(factors))
-    shown = {
-        "restored": comparison.restored,
-        "jpeg": from_jpeg,
-        "bicubic": comparison.bicubic,
-    }
-    views = {name: folder / f"{name}.png" for name in shown}
-    for name, pixels in shown.items():
-        write_image(views[name], pixels)
-    for name, pixels in shown.items():
-        errors = "errors" if name == "restored" else f"{name}_errors"
-        views[errors] = folder / f"{errors}.png"
-        write_file(views[errors], error_image(error_levels(hr, pixels)))
+    progress("Downscaling", 0.02)
+    with watched(rescaler, progress, {"Downscaling": (0.02, 0.6), "Restoring": (0.6, 0.8)}):
+        result = rescaler.compare(image, scale)
+    progress("Writing the images", 0.9)
+    hr, lr = result.hr, result.lr
     hr_file = folder / "original.png"
     write_image(hr_file, hr)
-    return RoundTrip(
-        comparison=comparison,
-        jpeg=image_quality(hr, from_jpeg, border),
-        bicubic_jpeg=image_quality(hr, bicubic_from_jpeg, border),
-        jpeg_quality=quality,
+    lr_file = folder / f"{source.path.stem}-x{scale_text(lr.info.scale)}.png"
+    write_image(lr_file, lr.pixels, info=lr.info)
+    return PngTrip(
+        folder=folder,
+        name=source.name,
+        original_bytes=source.path.stat().st_size,
+        target=target,
+        size=(hr.shape[0], hr.shape[1]),
+        lr=lr,
+        bicubic_lr=result.bicubic_lr,
+        quality=result.quality,
+        bicubic_quality=result.bicubic_quality,
+        lr_psnr=result.lr_psnr,
+        lr_psnr_y=result.lr_psnr_y,
+        seconds=(result.seconds_down, result.seconds_up),
         hr_file=hr_file,
         lr_file=lr_file,
-        jpeg_file=jpeg_file,
-        views=views,
+        views=_views(folder, hr, {"restored": result.restored, "bicubic": result.bicubic}),
     )
 
 
-def restore(
-    source: Path, rescalers: Mapping[str, Rescaler], folder: Path, progress: OnProgress
-) -> Restored:
-    """Restores an LR file using its record, with the weights that created it if available.
+def through_jpeg(
+    trip: PngTrip,
+    rescaler: Rescaler,
+    quality: int,
+    folder: Path,
+    progress: OnProgress,
+    lr: LRImage | None = None,
+) -> JpegTrip:
+    """Sends the image of ``trip`` through a JPEG file instead.
 
     Args:
-        source: LR file.
-        rescalers: name of weights -> the network with them.
+        trip: the round trip through a PNG file.
+        rescaler: network with weights for JPEG.
+        quality: quality of the JPEG file, 1 to 100.
         folder: where the files are written.
-        progress: called with the progress.
-
-    Raises:
-        ImageFileError: the file is not an image.
-        ValueError: the record is missing or malformed, or names a network that is not loaded.
+        progress: as for `through_png`.
+        lr: the LR image, if it is known: quality does not change it.
     """
-    progress("Reading the image", 0.02)
-    info, pixels = read_info(source), read_image(source)
-    if info is None:
-        raise RescaleError(
-            f"{source.name} contains no record of its scale and original size, so it cannot be "
-            "restored: either it was not created by this program, or a platform has stripped the "
-            "record. If scale and original size are known, `rescale up -s SCALE --size WxH` "
-            "restores it"
-        )
-    name, rescaler = _rescaler_for(info, rescalers, source.name)
-    progress(f"Restoring with {name}", 0.1)
-    start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RescaleWarning)
-        with _tiles_told(rescaler, progress, {"Restoring": (0.1, 0.9)}):
-            restored = rescaler.upscale(LRImage(pixels, info))
-    seconds = time.perf_counter() - start
-    progress("Writing the image", 0.9)
-    file, lr_file = folder / f"{source.stem}-restored.png", folder / "lr.png"
-    write_image(file, restored)
-    write_image(lr_file, pixels, info=info)
-    return Restored(
-        info=info,
-        lr_size=(pixels.shape[0], pixels.shape[1]),
-        weights=name,
-        file=file,
+    progress("Downscaling for JPEG", 0.0)
+    hr = read_image(trip.hr_file)
+    if trip.lr.info.weights == rescaler.fingerprint:
+        lr = trip.lr
+    with watched(rescaler, progress, {"Downscaling": (0.0, 0.6), "Restoring": (0.6, 0.8)}):
+        if lr is None:
+            lr = rescaler.downscale(hr, trip.lr.info.scale)
+        progress("Restoring from JPEG", 0.6)
+        stem = trip.lr_file.stem
+        lr_file, bicubic_file = folder / f"{stem}-q{quality}.jpg", folder / "bicubic.jpg"
+        write_image(lr_file, lr.pixels, quality=quality, info=lr.info)
+        restored = rescaler.upscale(LRImage(read_image(lr_file), lr.info))
+    progress("Comparing", 0.8)
+    write_image(bicubic_file, trip.bicubic_lr, quality=quality)
+    bicubic = rescaler.bicubic(read_image(bicubic_file), trip.size, lr.info.scale)
+    border = math.ceil(max(lr.info.scale))
+    return JpegTrip(
+        folder=folder,
+        jpeg_quality=quality,
+        lr=lr,
+        quality=image_quality(hr, restored, border),
+        bicubic_quality=image_quality(hr, bicubic, border),
         lr_file=lr_file,
-        warning="; ".join(str(warning.message) for warning in caught),
-        seconds=seconds,
+        views=_views(folder, hr, {"restored": restored, "bicubic": bicubic}),
     )
 
 
-@contextmanager
-def _tiles_told(
-    rescaler: Rescaler, progress: OnProgress, spans: Mapping[str, tuple[float, float]]
-) -> Iterator[None]:
-    """Reports the progress of tiles to ``progress``; ``spans`` maps steps to parts of the total.
-
-    This sets ``rescaler.progress``, which is safe since images are computed one at a time.
-    """
-
-    def tell(step: str, done: float) -> None:
-        start, end = spans[step]
-        progress(f"{step}, {done:.0%}", start + done * (end - start))
-
-    before = rescaler.progress
-    rescaler.progress = tell
-    try:
-        yield
-    finally:
-        rescaler.progress = before
-
-
-def scale_text(info: LRInfo) -> str:
-    """The scale as in ``x2.5``, or ``x2x1.5`` (vertical, horizontal)."""
-    vertical, horizontal = info.scale
-    return f"x{vertical:g}" if vertical == horizontal else f"x{vertical:g}x{horizontal:g}"
-
-
-def _rescaler_for(
-    info: LRInfo, rescalers: Mapping[str, Rescaler], file: str
-) -> tuple[str, Rescaler]:
-    """The weights that created the file, or else others of its network."""
-    of_network = [
-        (name, rescaler)
-        for name, rescaler in rescalers.items()
-        if rescaler.architecture.name == info.network
-    ]
-    if not of_network:
-        raise RescaleError(
-            f"{file} was created by the network {info.network!r} with the weights {info.weights}: "
-            f"no weights of this network are loaded (loaded: {', '.join(rescalers)}). Start "
-            "the page with --weights FILE"
-        )
-    return next((pair for pair in of_network if pair[1].fingerprint == info.weights), of_network[0])
+def _views(folder: Path, hr: Pixels, images: dict[str, Pixels]) -> dict[str, Path]:
+    """Writes images and their errors as PNG files."""
+    views = {}
+    for name, pixels in images.items():
+        views[name] = folder / f"{name}.png"
+        write_image(views[name], pixels)
+        errors = f"{name}_errors"
+        views[errors] = write_errors(folder / f"{errors}.png", hr, pixels)
+    return views

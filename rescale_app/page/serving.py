@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rescale_app.page.workspace import Workspace
 
 if TYPE_CHECKING:
-    from rescale_app.rescaler import Rescaler
+    from rescale_app.page.weights import Rescalers
 
 _SAMPLES = {"Cat": "chelsea", "Coffee": "coffee", "Astronaut": "astronaut", "Rocket": "rocket"}
 # Makes browsers block anything that Gradio would load from other servers.
@@ -22,35 +21,6 @@ _POLICY = (
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
     "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
-
-
-def load_rescalers(files: Sequence[str], device: Any = "auto") -> dict[str, Rescaler]:
-    """Loads the included weights and those in ``files``.
-
-    Args:
-        files: weights files.
-        device: as for `Rescaler`.
-
-    Returns:
-        Name -> network with the weights; those in ``files`` first.
-
-    Raises:
-        FileNotFoundError: a file does not exist, or there are no weights at all.
-        ValueError: the weights match no network.
-    """
-    from rescale_app.included_weights import included_weights
-    from rescale_app.rescaler import Rescaler
-
-    names = [*files, *included_weights()]
-    if not names:
-        raise FileNotFoundError(
-            "this installation includes no weights: specify a file with --weights"
-        )
-    rescalers = {}
-    for name in names:
-        short = Path(name).name
-        rescalers[name if short in rescalers else short] = Rescaler(name, device)
-    return rescalers
 
 
 class LocalOnly:
@@ -76,12 +46,13 @@ class LocalOnly:
 
 
 def serve(
-    rescalers: dict[str, Rescaler],
+    rescalers: Rescalers,
     workspace: Workspace,
     *,
     host: str,
     port: int | None,
     max_megabytes: int,
+    max_pixels: int,
     opens_browser: bool,
 ) -> None:
     """Serves the page until the process is interrupted.
@@ -92,6 +63,7 @@ def serve(
         host: address to listen on.
         port: None: the first free port from 7860.
         max_megabytes: largest file that can be uploaded.
+        max_pixels: largest image, HR pixels.
         opens_browser: whether to open the page in the browser.
 
     Raises:
@@ -103,8 +75,12 @@ def serve(
     from starlette.middleware import Middleware
 
     from rescale_app.page import page
+    from rescale_app.page.handlers import Handlers
 
-    application = page.build(rescalers, workspace, _samples(workspace))
+    handlers = Handlers(rescalers, workspace, max_pixels)
+    samples = _samples(workspace)
+    first = handlers.prepare(next(iter(samples.values())))
+    application = page.build(handlers, samples, first)
     application.launch(
         server_name=host,
         server_port=port,

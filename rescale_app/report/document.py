@@ -9,7 +9,7 @@ from rescale_compat.errors import RescaleError
 
 from markupsafe import Markup
 
-from rescale_app.html.components import script, sentence, style
+from rescale_app.html.components import script, style
 from rescale_app.html.rendering import stream
 from rescale_app.report import tables
 from rescale_app.report.images import all_images, crop_figure
@@ -50,7 +50,7 @@ def write_report(
                 style=style() + Markup(own_style),
                 script=script(),
                 facts=_facts(results),
-                remarks=[f"{sentence(remark)}." for remark in remarks],
+                remarks=[f"{remark}." for remark in remarks],
                 means=tables.means(results),
                 costs=tables.costs(results),
                 plots=map(Markup, plots(results)),

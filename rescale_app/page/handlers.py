@@ -1,0 +1,315 @@
+"""What the page does at events: computations, and what becomes of their results."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rescale_compat.errors import RescaleError
+
+import gradio as gr
+from markupsafe import Markup
+
+from rescale_app.html.components import notice
+from rescale_app.html.rendering import render
+from rescale_app.page import results
+from rescale_app.page.computing import Source
+from rescale_app.page.jobs import Cancelled, Jobs, Status
+from rescale_app.page.restoring import Given, Restored, restore
+from rescale_app.page.round_trip import (
+    JpegTrip,
+    LongestSide,
+    PngTrip,
+    Target,
+    through_jpeg,
+    through_png,
+)
+from rescale_app.page.weights import Rescalers, for_jpeg, titles
+from rescale_app.page.workspace import Workspace
+from rescale_app.rescaler import OnProgress
+from rescale_data.image_file import LRInfo, read_info
+from rescale_data.lr_info import hint_in_name
+
+Update = tuple[Any, ...]
+"""A value for each output of an event; `gr.skip()` leaves one as it is."""
+
+BY_SCALE, BY_SIDE = "Scale", "Longest side"
+SHRINK, RESTORE = "shrink", "restore"
+QUALITY = 90
+"""Initial quality of JPEG files."""
+SCALE = 2.5
+"""Initial scale."""
+
+_PNG_SHARE = 0.6  # of the time for both round trips
+_MOST_REMEMBERED = 16  # visitors; each takes the memory of a few LR images
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a visitor sees: the round trip through PNG, of what, and that through JPEG."""
+
+    key: tuple[str, str, Target]
+    png: PngTrip
+    jpeg: JpegTrip | None = None
+
+
+class Handlers:
+    """Event handlers of the page.
+
+    Args:
+        rescalers: name of weights -> the network with them.
+        workspace: folder for the files of visitors.
+        max_pixels: limit for images, HR pixels.
+    """
+
+    def __init__(self, rescalers: Rescalers, workspace: Workspace, max_pixels: int) -> None:
+        self.rescalers = rescalers
+        self.workspace = workspace
+        self.max_pixels = max_pixels
+        self.titles = titles(rescalers)
+        self.jobs = Jobs()
+        self._first: _Shown | None = None
+        self._shown: dict[str, _Shown] = {}
+
+    def prepare(self, sample: Path) -> tuple[Markup, Markup]:
+        """Computes what every visitor sees first; returns the results as HTML."""
+        weights = next(iter(self.rescalers))
+        source = Source(sample, sample.name)
+        fixed = self.rescalers[weights].architecture.fixed_scale
+        key = _key(source, weights, SCALE if fixed is None else None)
+        png = self._png("", source, key, lambda *_: None)
+        jpeg = self._jpeg("", _Shown(key, png), QUALITY, lambda *_: None)
+        self._first = _Shown(key, png, jpeg)
+        return self._html(self._first)
+
+    async def shrink(
+        self,
+        file: str | None,
+        name: str,
+        by: str,
+        scale: float,
+        longest: float | None,
+        weights: str,
+        quality: int,
+        request: gr.Request,
+    ) -> AsyncIterator[Update]:
+        """Yields status, cancel button, and the round trips through PNG and JPEG as HTML."""
+        if file is None:
+            yield _idle("Choose an image first."), gr.skip(), gr.skip(), gr.skip()
+            return
+        source = Source(Path(file), name)
+        visitor = _visitor(request)
+        owner = (visitor, SHRINK)
+        target: Target = scale
+        if self.rescalers[weights].architecture.fixed_scale:
+            target = None
+        elif by == BY_SIDE:
+            target = LongestSide(round(longest or 0))
+        try:
+            key = await asyncio.to_thread(_key, source, weights, target)
+            shown = self._known(visitor, key)
+            start = seconds = 0.0
+            if shown is None:
+                job = self.jobs.start(owner, partial(self._png, visitor, source, key))
+                async for status in job.statuses():
+                    seconds = status.seconds
+                    yield results.status_html(status, 0, _PNG_SHARE), *_BUSY
+                shown, start = _Shown(key, job.result()), _PNG_SHARE
+                self._remember(visitor, shown)
+                bar = results.status_html(Status(0), start, 1 - start, seconds)
+                html = results.png_html(shown.png, self.titles[weights])
+                yield bar, gr.skip(), html, results.pending_html()
+                self.workspace.delivered(visitor, "png", shown.png.folder)
+            if shown.jpeg is None or shown.jpeg.jpeg_quality != quality:
+                work = self.jobs.start(owner, partial(self._jpeg, visitor, shown, quality))
+                async for status in work.statuses():
+                    bar = results.status_html(status, start, 1 - start, seconds)
+                    yield bar, *_BUSY
+                shown = _Shown(key, shown.png, work.result())
+            self._remember(visitor, shown)
+            yield _idle(), _HIDDEN, *self._html(shown)
+            for kind, trip in (("png", shown.png), ("jpeg", shown.jpeg)):
+                if trip is not None:
+                    self.workspace.delivered(visitor, kind, trip.folder)
+        except Exception as error:
+            message = _failure(error, source)
+            if message is not None:
+                yield message, _HIDDEN, gr.skip(), gr.skip()
+
+    async def restore(
+        self, file: str | None, name: str, request: gr.Request
+    ) -> AsyncIterator[Update]:
+        """Yields status, cancel button, the restored image, and the fields for what is missing."""
+        if file is None:
+            return
+        source = Source(Path(file), name)
+        try:
+            info: LRInfo | Given | None = read_info(source.path)
+        except (RescaleError, OSError) as error:
+            yield _failure(error, source), _HIDDEN, gr.skip(), _HIDDEN
+            return
+        hint = hint_in_name(source.name)
+        if info is None and hint is not None:
+            info = Given(hint.scale, hint.size)
+        if info is None:
+            text = (
+                f"{source.name} contains no record of its scale and original size: either it was "
+                "not created by this program, or a platform has stripped the record. If they are "
+                "known, enter them."
+            )
+            yield notice(text, "hint"), _HIDDEN, gr.skip(), gr.update(visible=True)
+            return
+        async for update in self._restore(source, info, _visitor(request)):
+            yield *update, _HIDDEN
+
+    async def restore_given(
+        self,
+        file: str | None,
+        name: str,
+        scale: float | None,
+        width: float | None,
+        height: float | None,
+        weights: str,
+        request: gr.Request,
+    ) -> AsyncIterator[Update]:
+        """As `restore`, for a file without a record."""
+        if file is None or not (width and height and (scale or self._fixed(weights))):
+            text = "Scale, width and height of the original are needed."
+            yield notice(text, "hint"), _HIDDEN, gr.skip()
+            return
+        source = Source(Path(file), name)
+        given = Given(
+            None if self._fixed(weights) else scale, (round(height), round(width)), weights or None
+        )
+        async for update in self._restore(source, given, _visitor(request)):
+            yield update
+
+    async def hand_over_png(self, request: gr.Request) -> Update:
+        """Selects the tab for restoring, and the LR image that the visitor sees as PNG."""
+        shown = self._shown.get(_visitor(request), self._first)
+        return gr.Tabs(selected=RESTORE), str(shown.png.lr_file) if shown else None
+
+    async def hand_over_jpeg(self, request: gr.Request) -> Update:
+        """As `hand_over_png`, as JPEG."""
+        shown = self._shown.get(_visitor(request), self._first)
+        return gr.Tabs(selected=RESTORE), str(shown.jpeg.lr_file) if shown and shown.jpeg else None
+
+    async def cancel_shrink(self, request: gr.Request) -> None:
+        """Cancels the visitor's round trip."""
+        self.jobs.cancel((_visitor(request), SHRINK))
+
+    async def cancel_restore(self, request: gr.Request) -> None:
+        """Cancels restoring for the visitor."""
+        self.jobs.cancel((_visitor(request), RESTORE))
+
+    async def leave(self, request: gr.Request) -> None:
+        """Cancels the computations of a visitor who has left."""
+        visitor = _visitor(request)
+        for tab in (SHRINK, RESTORE):
+            self.jobs.cancel((visitor, tab))
+        self.workspace.leave(visitor)
+
+    async def longest_side(self, by: str, request: gr.Request) -> Any:
+        """The longest side of the small image that the visitor sees, to start from."""
+        shown = self._shown.get(_visitor(request), self._first)
+        if by != BY_SIDE or shown is None:
+            return gr.skip()
+        return max(shown.png.lr.pixels.shape[:2])
+
+    async def _restore(
+        self, source: Source, info: LRInfo | Given, visitor: str
+    ) -> AsyncIterator[Update]:
+        def work(progress: OnProgress) -> Restored:
+            with self.workspace.new(visitor, RESTORE) as folder:
+                return restore(source, info, self.rescalers, folder, progress, self.max_pixels)
+
+        try:
+            job = self.jobs.start((visitor, RESTORE), work)
+            async for status in job.statuses():
+                yield results.status_html(status), gr.update(visible=True), gr.skip()
+            result = job.result()
+            title = self.titles[result.weights]
+            yield "", _HIDDEN, results.restored_html(result, title)
+            self.workspace.delivered(visitor, RESTORE, result.folder)
+        except Exception as error:
+            message = _failure(error, source)
+            if message is not None:
+                yield message, _HIDDEN, gr.skip()
+
+    def _png(
+        self, visitor: str, source: Source, key: tuple[str, str, Target], progress: OnProgress
+    ) -> PngTrip:
+        _, weights, target = key
+        with self.workspace.new(visitor, "png") as folder:
+            rescaler = self.rescalers[weights]
+            return through_png(source, rescaler, target, folder, progress, self.max_pixels)
+
+    def _jpeg(self, visitor: str, shown: _Shown, quality: int, progress: OnProgress) -> JpegTrip:
+        rescaler = self.rescalers[for_jpeg(shown.key[1], self.rescalers)]
+        lr = None if shown.jpeg is None else shown.jpeg.lr
+        with self.workspace.new(visitor, "jpeg") as folder:
+            return through_jpeg(shown.png, rescaler, int(quality), folder, progress, lr)
+
+    def _html(self, shown: _Shown) -> tuple[Markup, Markup]:
+        weights = shown.key[1]
+        assert shown.jpeg is not None
+        for_jpegs = self.titles[for_jpeg(weights, self.rescalers)]
+        return (
+            results.png_html(shown.png, self.titles[weights]),
+            results.jpeg_html(shown.png, shown.jpeg, for_jpegs),
+        )
+
+    def _known(self, visitor: str, key: tuple[str, str, Target]) -> _Shown | None:
+        """What is known of the round trips of ``key``, if they need not be computed again."""
+        for shown in (self._shown.get(visitor), self._first):
+            if shown is not None and shown.key == key and shown.png.folder.is_dir():
+                return shown
+        return None
+
+    def _remember(self, visitor: str, shown: _Shown) -> None:
+        self._shown.pop(visitor, None)
+        self._shown[visitor] = shown
+        while len(self._shown) > _MOST_REMEMBERED:
+            del self._shown[next(iter(self._shown))]
+
+    def _fixed(self, weights: str) -> bool:
+        return bool(weights) and self.rescalers[weights].architecture.fixed_scale is not None
+
+
+_HIDDEN = gr.update(visible=False)
+_BUSY = (gr.update(visible=True), gr.skip(), gr.skip())
+
+
+def _idle(text: str = "Drop an image anywhere, or paste one.") -> Markup:
+    return render("page_hint.html", text=text)
+
+
+def _key(source: Source, weights: str, target: Target) -> tuple[str, str, Target]:
+    """Identifies a round trip through PNG: name and content of the file, weights, target."""
+    with source.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{digest} {source.name}", weights, target
+
+
+def _failure(error: Exception, source: Source) -> Markup | None:
+    """What a visitor is told of an error; None: nothing, as another computation goes on.
+
+    Raises:
+        Exception: the error, if it is a bug.
+    """
+    if isinstance(error, Cancelled):
+        return None if error.superseded else _idle("Cancelled.")
+    if not isinstance(error, RescaleError | OSError | MemoryError):
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text.replace(str(source.path), source.name)
+    return notice(text if source.name in text else f"{source.name}: {text}")
+
+
+def _visitor(request: gr.Request) -> str:
+    return str(request.session_hash)
