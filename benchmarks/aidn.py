@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,28 @@ def operations(size: tuple[int, int], network: dict[str, Any], device: str) -> d
         "product_rate": 2 * side**3 / product,
         "convolution_rate": 2 * 9 * features**2 * size[0] * size[1] / convolution,
     }
+
+
+def multiply_accumulates(networks: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Multiply-accumulates of both directions at 2.5, in millions per HR pixel.
+
+    Args:
+        networks: keywords of :class:`AIDN`, one entry for each network.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = (120, 120)
+    result: dict[str, list[float]] = {"down": [], "up": []}
+    for network in networks:
+        net = build("ours", network)
+        hr, lr = torch.rand(1, 3, *size), torch.rand(1, 3, *lr_size(size, SCALE))
+        with FlopCounterMode(display=False) as counter:
+            net.downscale(hr, SCALE)
+            down = counter.get_total_flops()
+            net.upscale(lr, SCALE, size=size)
+        for direction, count in (("down", down), ("up", counter.get_total_flops() - down)):
+            result[direction].append(count / 2 / (size[0] * size[1]) / 1e6)
+    return result
 
 
 def bf16_loss(weights: str, side: int, device: str = "cpu") -> dict[str, float]:

@@ -12,6 +12,15 @@ import numpy as np
 from benchmarks.running import Case, Result, measure, run
 
 _WEIGHTS = ("aidn", "aidn-small")
+_HALF = {"down_unshuffle": 2}
+_SIZES: Mapping[str, dict[str, int]] = {
+    "64 features, 16 blocks": {},
+    "64 features, 16 blocks, half": _HALF,
+    "32 features, 8 blocks": {"num_feat": 32, "num_block": 8},
+    "32 features, 8 blocks, half": {"num_feat": 32, "num_block": 8} | _HALF,
+    "32 features, 8 blocks, half, 64": {"num_feat": 32, "num_block": 8, "down_num_feat": 64}
+    | _HALF,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Table:
 
 def aidn(settings: Settings) -> Iterator[Table]:
     """Round trips at 2.5, plain and ours; the loss of quality by bfloat16."""
-    network = {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
+    network = _network(settings)
     sizes = {"cpu": [(1024, 1024)], "cuda": [(1080, 1920), (2160, 3840)]}
     pairs = [(device, size) for device in settings.devices for size in sizes[device]]
     if settings.quick:
@@ -102,22 +111,28 @@ def aidn(settings: Settings) -> Iterator[Table]:
 
 
 def _network_sizes(settings: Settings, device: str, size: tuple[int, int]) -> Table:
-    """Round trips of networks in the sizes of the included weights."""
+    """Round trips of networks in the sizes of the included weights, and variants."""
     table = Table(
-        f"AIDN of two sizes, round trip of {size[1]} x {size[0]} at 2.5, {_on(device, settings)}"
+        f"AIDN in several sizes, round trip of {size[1]} x {size[0]} at 2.5, "
+        f"{_on(device, settings)}",
+        notes=["half: down_net at half resolution; 64: with 64 features in down_net"],
     )
     cases = [
         Case(
-            f"{features} features, {blocks} blocks, {precision}",
+            f"{name}, {precision}",
             "aidn.round_trip",
             {"kind": "ours", "precision": precision, "size": size, "device": device}
-            | {"network": {"num_feat": features, "num_block": blocks}}
+            | {"network": network}
             | {"threads": settings.threads, "repeats": 10 if device == "cuda" else 1},
         )
         for precision in ("fp32", "bf16")
-        for features, blocks in ((64, 16), (32, 8))
+        for name, network in _SIZES.items()
     ]
     _add_rows(table, cases, measure(cases, settings.repeats_on(device)), {})
+    work = run(Case("work", "aidn.multiply_accumulates", {"networks": list(_SIZES.values())}))
+    for index, row in enumerate(table.rows):
+        for direction, counts in work.items():
+            row[f"{direction} MMAC/pixel"] = counts[index % len(_SIZES)]
     return table
 
 
@@ -143,23 +158,23 @@ def vqir(settings: Settings) -> Iterator[Table]:
 
 
 def training(settings: Settings) -> Iterator[Table]:
-    """AIDN's training step, plain and ours."""
-    network = {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
+    """AIDN's training step, plain and ours, and with ``down_net`` at half resolution."""
+    network = _network(settings)
     for device in settings.devices:
         batch, crop = (2, 32) if settings.quick else (4, 96) if device == "cpu" else (16, 192)
         table = Table(
             f"AIDN, training step of {batch} crops of {crop} at 2.5, {_on(device, settings)}"
         )
-        modes = [(kind, precision) for kind in ("plain", "ours") for precision in ("fp32", "bf16")]
         cases = [
             Case(
-                f"{kind} {precision}",
+                f"{kind} {precision}{', half resolution' if options else ''}",
                 "training.step",
                 {"kind": kind, "precision": precision, "batch": batch, "crop": crop}
-                | {"network": network, "device": device, "threads": settings.threads}
-                | {"repeats": 20 if device == "cuda" else 2},
+                | {"network": {**network, **options}, "device": device}
+                | {"threads": settings.threads, "repeats": 20 if device == "cuda" else 2},
             )
-            for kind, precision in modes
+            for kind, options in (("plain", {}), ("ours", {}), ("ours", _HALF))
+            for precision in ("fp32", "bf16")
         ]
         results = measure(cases, settings.repeats_on(device))
         _add_rows(table, cases, results, {"images": "images/s"})
@@ -203,7 +218,7 @@ def tiles(settings: Settings) -> Iterator[Table]:
     """Tiles against whole images."""
     small = settings.quick
     numbers: dict[str, dict[str, Any]] = {
-        "aidn": {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if small else {},
+        "aidn": dict(_network(settings)),
         "vqir": {"factor": 16}
         | ({"ch": 32, "num_res_blocks": 1, "z_channels": 32, "embed_dim": 64} if small else {}),
     }
@@ -326,7 +341,7 @@ def _add_lower_bound(
 
 
 def _loader_against_step(settings: Settings, device: str, crop: int, loaded: float) -> str:
-    network = {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
+    network = _network(settings)
     step = run(
         Case(
             "step",
@@ -363,6 +378,11 @@ def _many_images(settings: Settings) -> Table:
             }
         )
     return table
+
+
+def _network(settings: Settings) -> dict[str, int]:
+    """Keywords of AIDN."""
+    return {"num_feat": 16, "num_block": 2, "adapt_interval": 1} if settings.quick else {}
 
 
 def _on(device: str, settings: Settings) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.aidn import multiply_accumulates
 from benchmarks.running import Case, measure, run
 from benchmarks.tables import TABLES, Table
 
@@ -37,6 +38,15 @@ def test_all_tables_in_small(tmp_path: Path) -> None:
         assert row["seconds"] > 0
         assert row["times as fast"] == pytest.approx(first[0]["seconds"] / row["seconds"])
     assert first[1]["HR max diff"] < 1e-4
+
+
+def test_work_at_half_resolution_is_a_quarter() -> None:
+    tiny = {"num_feat": 16, "num_block": 4}
+    work = multiply_accumulates([tiny, tiny | {"down_unshuffle": 2}])
+    assert work["up"][0] == work["up"][1]
+    assert 0.25 < work["down"][1] / work["down"][0] < 0.35
+    trunk = 9 * (3 * 16 + 9 * 16 * 16) / 1e6  # 3 x 3: the head, two a block, one after them
+    assert trunk < work["down"][0] < 2 * trunk
 
 
 def test_every_measurement_has_a_process_of_its_own_and_its_error_is_told() -> None:

@@ -41,9 +41,13 @@ def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Module, "compile", compiled)
 
 
-def tiny() -> AIDN:
+def tiny(**options: Any) -> AIDN:
     # rounding would make a large difference of a tiny one
-    return AIDN(num_feat=8, num_block=2, adapt_interval=1, quantization=None)
+    return AIDN(num_feat=8, num_block=2, adapt_interval=1, quantization=None, **options)
+
+
+def tiny_half() -> AIDN:
+    return tiny(down_unshuffle=2)
 
 
 def twins(make: Callable[[], nn.Module], device: str = "cpu") -> tuple[nn.Module, nn.Module]:
@@ -79,8 +83,8 @@ def in_two_processes(folder: Path, options: dict[str, Any]) -> None:
     torchrun(folder, "train", options)
 
 
-def check_aidn(device: str, atol: float) -> None:
-    plain, net = twins(tiny, device)
+def check_aidn(make: Callable[[], nn.Module], device: str, atol: float) -> None:
+    plain, net = twins(make, device)
     text = str(net)
     compile_for_training(net)
     hr = crops(48, device)
@@ -97,14 +101,15 @@ def check_aidn(device: str, atol: float) -> None:
 
 
 @pytest.mark.slow
-def test_aidn_learns_the_same() -> None:
-    check_aidn("cpu", 1e-5)
+@pytest.mark.parametrize("make", [tiny, tiny_half])
+def test_aidn_learns_the_same(make: Callable[[], nn.Module]) -> None:
+    check_aidn(make, "cpu", 1e-5)
 
 
 @pytest.mark.gpu
 def test_aidn_learns_the_same_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    check_aidn("cuda", 1e-4)
+    check_aidn(tiny, "cuda", 1e-4)
 
 
 @pytest.mark.slow
@@ -132,8 +137,9 @@ def test_networks_whose_sizes_are_fixed(
 
 
 @pytest.mark.slow
-def test_pictures_of_any_size() -> None:
-    plain, net = twins(tiny)
+@pytest.mark.parametrize("make", [tiny, tiny_half])
+def test_pictures_of_any_size(make: Callable[[], nn.Module]) -> None:
+    plain, net = twins(make)
     plain.engine = net.engine = "layers"  # strips are not compiled
     compile_for_inference(net)
     graphs = []

@@ -119,6 +119,43 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path, pictures:
         assert both[iteration]["l_pix"] == pytest.approx(entry["l_pix"], rel=1e-3)
 
 
+def test_two_processes_learn_from_a_teacher(tmp_path: Path, pictures: Path) -> None:
+    """In its iterations, the gradients of up_net are missing on every rank."""
+    build_lmdb(pictures, tmp_path / "train.lmdb")
+    teacher = AIDN(num_feat=8, num_block=2, fixed_scale=2)
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
+    options = changed(
+        train_options(tmp_path / "train.lmdb", pictures),
+        {
+            "network_g: fixed_scale": 2,
+            "network_g: down_num_feat": 16,
+            "path: pretrain_network_teacher": str(tmp_path / "teacher.pth"),
+            "find_unused_parameters": True,
+            "train: scales": ...,
+            "train: optim_g": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
+            "train: teacher_iter": 4,
+            "train: total_iter": 6,
+            "val": None,
+        },
+    )
+    torchrun(tmp_path, "train", options | {"name": "two"})
+    joint = changed(options, {"datasets: train: batch_size_per_gpu": 4})
+    train(tmp_path, joint | {"name": "one"})
+    experiments = [tmp_path / "experiments" / name for name in ("one", "two")]
+    one, two = (torch.load(path / "models" / "net_g_latest.pth") for path in experiments)
+    for name, value in one["params"].items():
+        torch.testing.assert_close(two["params"][name], value, rtol=0, atol=1e-5)
+
+    path = write_options(tmp_path / "train.yml", changed(options, {"find_unused_parameters": ...}))
+    refused = command(
+        tmp_path,
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("-m", "rescale_app.cli", "train", "-opt", path, "--launcher", "pytorch"),
+    )
+    assert refused.returncode != 0
+    assert "error: option find_unused_parameters: true is needed" in refused.stderr
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_data_that_does_not_divide_by_the_processes(
     tmp_path: Path, pictures: Path, batch: int

@@ -24,9 +24,9 @@ from test_vqgan_model import vqgan_options
 from test_vqir_model import VQ
 from test_vqir_model import train_options as vqir_options
 from torch import Tensor
-from training import changed, logged, train, train_options, write_options
+from training import NETWORK, changed, logged, train, train_options, write_options
 
-from rescale_arch import VQGAN, VQIR
+from rescale_arch import AIDN, VQGAN, VQIR
 from rescale_data.atomic import TEMPORARY_PREFIX
 from rescale_data.hr_dataset import HRImageDataset, Sample
 from rescale_model.training.finite_check import FiniteCheck
@@ -166,6 +166,17 @@ def test_the_best_figures_are_kept(options: Options, whole: Path, tmp_path: Path
 
 
 def other_model(model: str, folder: Path, lmdb: Path, pictures: Path) -> Options:
+    if model == "aidn of a teacher":
+        network = {key: value for key, value in NETWORK.items() if key != "type"}
+        torch.save(AIDN(**network).state_dict(), folder / "teacher.pth")
+        return changed(
+            train_options(lmdb, pictures),
+            {
+                "network_g: down_unshuffle": 2,
+                "path: pretrain_network_teacher": str(folder / "teacher.pth"),
+                "train: teacher_iter": 6,  # up_net has no state of the optimiser yet
+            },
+        )
     if model == "vqgan":
         return changed(
             vqgan_options(lmdb, pictures),
@@ -180,7 +191,7 @@ def other_model(model: str, folder: Path, lmdb: Path, pictures: Path) -> Options
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["vqgan", "stage 1", "stage 2"])
+@pytest.mark.parametrize("model", ["vqgan", "stage 1", "stage 2", "aidn of a teacher"])
 def test_the_other_models_resume_as_exactly(
     model: str, lmdb: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -66,9 +66,20 @@ def _fixed_scale(weights: Mapping[str, Tensor], num_feat: int) -> int:
     return scale
 
 
-def _widest(config: Mapping[str, Any]) -> int:
-    """The larger number of channels of the two directions."""
-    return max(int(config["num_feat"]), int(config.get("down_num_feat") or 0))
+def _widths(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The channels of ``down_net`` and ``up_net``."""
+    up = int(config["num_feat"])
+    return int(config.get("down_num_feat") or up), up
+
+
+def _bytes_per_pixel(config: Mapping[str, Any]) -> int:
+    """Measured in fp32: 33 times C close to scale 1, 26 times from 2.5 on.
+
+    After an unshuffle, only the resampling can have features of the HR image's size: 27 times C
+    close to scale 1, where the LR image is almost as large.
+    """
+    down, up = _widths(config)
+    return max((33 if config.get("down_unshuffle", 1) == 1 else 27) * down, 33 * up)
 
 
 def _describe(config: Mapping[str, Any]) -> str:
@@ -84,9 +95,8 @@ ARCHITECTURE = Architecture(
     scale_limits=(1.0, MAX_SCALE),
     describe=_describe,
     max_untiled_pixels=1 << 20,
-    # measured in fp32: 33 times C close to scale 1, 26 times from 2.5 on
-    bytes_per_pixel=lambda config: 33 * _widest(config),
-    max_width=lambda config: _widest(config) * max(8, config["num_crm_expert"]) // 8,
+    bytes_per_pixel=_bytes_per_pixel,
+    max_width=lambda config: max(_widths(config)) * max(8, config["num_crm_expert"]) // 8,
     tile=1536,  # about 7 % of the work is then done twice
     exact_tiles=True,
     search=Search(side=160, hr_side=480, ring=4, context=6, step=4e-3),
