@@ -40,9 +40,9 @@ class Comparison:
     Attributes:
         hr: (H, W, 3), the original in 8 bits.
         lr: the network's LR image.
-        restored: (H, W, 3), restored from ``lr``.
+        restored: (H, W, 3), restored from ``lr``, or from what a file made of it.
         bicubic_lr: (h, w, 3), the bicubic LR image.
-        bicubic: (H, W, 3), ``bicubic_lr`` upscaled by bicubic interpolation.
+        bicubic: (H, W, 3), ``bicubic_lr`` upscaled by bicubic interpolation, likewise.
         quality: quality of ``restored``.
         bicubic_quality: quality of ``bicubic``.
         lr_psnr: LR fidelity, the PSNR of ``lr`` against ``bicubic_lr``, RGB, dB.

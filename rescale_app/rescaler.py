@@ -26,12 +26,7 @@ from rescale_app.lr_image import UNCHANGED, LRImage, Restored, checked_lr, scale
 from rescale_app.pil_images import from_pil, info_of_pil, to_pil
 from rescale_app.quality import Comparison, Quality
 from rescale_app.round_trip import compare_round_trip
-from rescale_app.tiles import (
-    OnProgress,
-    max_untiled_pixels,
-    smaller_tile_advice,
-    tile_progress,
-)
+from rescale_app.tiles import OnProgress, max_untiled_pixels, smaller_tile_advice, tile_progress
 from rescale_arch import imresize
 from rescale_arch.architecture import find_architecture, load_network
 from rescale_arch.bfloat16 import SLOW_BFLOAT16, Precision, bfloat16_is_native, uses_bfloat16
@@ -275,12 +270,10 @@ class Rescaler:
         self, image: Image.Image, scale: Scale | None, size: Size | None, depth: int
     ) -> Image.Image:
         pixels, side_data = from_pil(image)
-        info = info_of_pil(image)
-        if info is not None and scale is None and size is None:
-            restored = self._upscale_array(LRImage(eight_bit(pixels), info), None, None, depth)
-            return to_pil(restored, side_data, info.scale)
-        restored = self._upscale_array(pixels, scale, size, depth)
-        return to_pil(restored, side_data, self.network.factors(scale))
+        info = info_of_pil(image) if scale is None and size is None else None
+        lr = pixels if info is None else LRImage(eight_bit(pixels), info)
+        restored = self._upscale_array(lr, scale, size, depth)
+        return to_pil(restored, side_data, info.scale if info else self.network.factors(scale))
 
     def _upscale_array(
         self,
@@ -301,18 +294,26 @@ class Rescaler:
             )
         return self._restored(array, pair, size, depth)
 
-    def compare(self, image: ArrayLike, scale: Scale | None = None) -> Comparison:
+    def compare(
+        self,
+        image: ArrayLike,
+        scale: Scale | None = None,
+        through_file: Callable[[LRImage], Pixels] = lambda lr: lr.pixels,
+    ) -> Comparison:
         """Compares a round trip with that of bicubic interpolation.
 
         Args:
             image: as for :meth:`downscale`; converted to 8 bits.
             scale: as for :meth:`downscale`.
+            through_file: returns the pixels of an LR image as its file gives them back; by default,
+                as they are. Called for the network's LR image, and then for the bicubic one.
 
         Raises:
             ValueError: as for :meth:`downscale`, or the image is too small for the metrics: SSIM
                 needs 11 x 11 pixels inside the border.
         """
-        return compare_round_trip(self, eight_bit(checked(image)), self.network.factors(scale))
+        hr, factors = eight_bit(checked(image)), self.network.factors(scale)
+        return compare_round_trip(self, hr, factors, through_file)
 
     def bicubic(self, image: ArrayLike, size: Size, scale: Scale) -> Pixels:
         """Resizes an image as MATLAB's ``imresize`` does, antialiased when downscaling.

@@ -1,33 +1,42 @@
-"""``rescale compare``: compares a round trip with that of bicubic interpolation."""
+"""``rescale compare``: compares round trips with bicubic interpolation and with codecs."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rescale_compat.errors import RescaleError
 
 from rescale_app.commands import arguments
-from rescale_app.commands.files import check_target
-from rescale_app.commands.messages import UsageError, describe, print_warning
-from rescale_app.commands.networks import check_scale, load_rescaler
+from rescale_app.commands.files import check_folder, check_target, find_images
+from rescale_app.commands.messages import UsageError, describe, print_error, print_warning
+from rescale_app.commands.networks import (
+    check_scale,
+    choose_default_weights,
+    load_rescaler,
+    tell_format,
+)
 from rescale_app.distributed import Ranks
 
 if TYPE_CHECKING:
-    from rescale_app.quality import Comparison
+    from rescale_app.comparison_rows import Summary
+    from rescale_app.rescaler import Rescaler
 
 DESCRIPTION = """\
-Downscale and restore an image, and compare with bicubic interpolation (antialiased, with the true
-scale in both directions and an 8-bit LR image). Metrics are computed on 8-bit pixels without a
-border of ceil(scale); Y is that of MATLAB's rgb2ycbcr. LR fidelity is the PSNR of the LR image
-against the bicubic one."""
+Downscale and restore an image, or all of a folder, and compare with bicubic interpolation
+(antialiased, with the true scale in both directions and an 8-bit LR image); with --codecs, also
+with JPEG, WebP and AVIF files of the original that take no more bytes than the LR file. Metrics
+are computed on 8-bit pixels without a border of ceil(scale); Y is that of MATLAB's rgb2ycbcr. LR
+fidelity is the PSNR of the LR image against the bicubic one."""
 _SCALE = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("input", metavar="IN", type=Path, help="image")
+    parser.add_argument("input", metavar="IN", type=Path, help="image, or a folder of them")
     arguments.add_scale(
         parser, f"factor above 1 and at most 4, or a pair 2x1.5 (default: {_SCALE:g})"
     )
@@ -36,73 +45,127 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="PANEL",
         type=Path,
-        help="file for the images side by side "
-        "(default: <name>-x<scale>.png in the current folder)",
+        help="file for the images side by side (default: <name>-x<scale>.png in the current "
+        "folder); for a folder of images a folder (default: none)",
+    )
+    parser.add_argument(
+        "--codecs",
+        action="store_true",
+        help="also compare with JPEG, WebP and AVIF at the bytes of the LR file",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpg", "webp"),
+        help="format of the LR file that images are restored from (default: png)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=arguments.quality,
+        metavar="Q",
+        help="quality of a JPEG (default: 95) or WebP (default: lossless) LR file, 1 to 100; "
+        "implies jpg unless --format says webp",
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write the figures of every image to a CSV file"
     )
     arguments.add_network(parser)
     arguments.add_effort(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares, prints the metrics and writes the panel; returns the exit code."""
+    """Compares, prints the metrics and writes panels; returns the exit code."""
+    from tqdm import tqdm
+
+    if args.quality is not None and args.format == "png":
+        raise UsageError("--quality is for jpg and webp, not with --format png")
+    suffix = f".{args.format or ('png' if args.quality is None else 'jpg')}"
+    many = args.input.is_dir()
+    sources = find_images(args.input, args.output) if many else [args.input]
+    _check_output(args, many)
+    choose_default_weights(args, suffix)
+    rescaler = load_rescaler(args, Ranks())
+    tell_format(rescaler, args, suffix)
+    own = rescaler.architecture.fixed_scale
+    if own is None and args.scale is None:
+        args.scale = _SCALE
+    check_scale(rescaler, args, ("scale",))
+    summaries: list[Summary] = []
+    # A bar is shown on a terminal and for a folder only.
+    for source in tqdm(sources, unit="image", disable=None if many else True):
+        try:
+            summaries.append(_compare(source, rescaler, suffix, args))
+        except (RescaleError, OSError, MemoryError) as error:
+            if not many or os.environ.get("RESCALE_DEBUG") == "1":
+                raise
+            print_error(describe(error, source))
+    if summaries:
+        _report(summaries, args)
+    failures = len(sources) - len(summaries)
+    if failures:
+        print(f"{failures} of {len(sources)} images failed")
+    return 1 if failures else 0
+
+
+def _report(summaries: Sequence[Summary], args: argparse.Namespace) -> None:
+    from rescale_app.comparison_rows import write_csv
+    from rescale_app.comparison_text import folder_table, image_table
+
+    if args.input.is_dir():
+        print(folder_table(summaries))
+    else:
+        print(image_table(str(args.input), summaries[0]))
+        print(f"side by side: {_panel(args.input, summaries[0].scale, args)}")
+    if args.csv is not None:
+        write_csv(args.csv, summaries)
+
+
+def _check_output(args: argparse.Namespace, many: bool) -> None:
+    if args.csv is not None and not args.csv.parent.is_dir():
+        raise FileNotFoundError(f"{args.csv.parent}: no such folder")
+    if args.output is None:
+        return
+    if not many:
+        check_target(args.input, args.output)
+    else:
+        check_folder(args.input, args.output)
+        args.output.mkdir(parents=True, exist_ok=True)
+
+
+def _compare(source: Path, rescaler: Rescaler, suffix: str, args: argparse.Namespace) -> Summary:
+    from rescale_app.comparison_rows import LRFile, summary_of
     from rescale_app.lr_image import scale_text
     from rescale_app.panel import comparison_panel
     from rescale_data.image_file import decode_image, write_image
     from rescale_data.losses import Loss, side_data_and_losses
     from rescale_data.side_data import SideData
 
-    if args.input.is_dir():
-        raise UsageError(f"{args.input}: is a folder; compare takes one image")
-    if args.output is not None:
-        check_target(args.input, args.output)
-    data = args.input.read_bytes()
-    image = decode_image(data, str(args.input))
+    data = source.read_bytes()
+    image = decode_image(data, str(source))
     side_data, losses = side_data_and_losses(data)
-    rescaler = load_rescaler(args, Ranks())
-    own = rescaler.architecture.fixed_scale
-    if own is None and args.scale is None:
-        args.scale = _SCALE
-    check_scale(rescaler, args, ("scale",))
-    scale = scale_text(own or args.scale)
-    panel = args.output or Path(f"{args.input.stem}-x{scale}.png")
-    check_target(args.input, panel)
+    panel = _panel(source, scale_text(rescaler.architecture.fixed_scale or args.scale), args)
+    if panel is not None:
+        check_target(source, panel)
+    file = LRFile(suffix, args.quality)
     try:
-        comparison = rescaler.compare(image, args.scale)
+        comparison = rescaler.compare(image, args.scale, file)
+        summary = summary_of(source.name, comparison, file, args.codecs)
     except RescaleError as error:
-        raise RescaleError(describe(error, args.input)) from error
-    profile = SideData(profile=side_data.profile)
-    write_image(panel, comparison_panel(comparison), side_data=profile)
+        raise RescaleError(describe(error, source)) from error
+    if panel is not None:
+        profile = SideData(profile=side_data.profile)
+        write_image(panel, comparison_panel(comparison), side_data=profile)
     if side_data.alpha is not None:
-        print_warning(f"{args.input}: transparency is ignored")
+        print_warning(f"{source}: transparency is ignored")
     for loss in losses:
         if loss is Loss.DEPTH:
-            print_warning(f"{args.input}: more than 8 bits per channel are rounded to 8")
+            print_warning(f"{source}: more than 8 bits per channel are rounded to 8")
         elif loss not in (Loss.METADATA, Loss.EXIF):  # not expected in a panel
-            print_warning(f"{args.input}: {loss.value}")
-    print(_table(args.input, scale, comparison, rescaler.precision))
-    print(f"side by side: {panel}")
-    return 0
+            print_warning(f"{source}: {loss.value}")
+    return summary
 
 
-def _table(source: Path, scale: str, comparison: Comparison, precision: str) -> str:
-    height, width = comparison.hr.shape[:2]
-    lr = comparison.lr
-    rows = [
-        f"{source}: {width}x{height} -> {lr.pixels.shape[1]}x{lr.pixels.shape[0]} -> "
-        f"{width}x{height}, scale {scale}",
-        f"{'':<10}{'PSNR RGB':>10}{'SSIM RGB':>10}{'PSNR Y':>10}{'SSIM Y':>10}",
-    ]
-    for name, quality in (
-        ("bicubic", comparison.bicubic_quality),
-        (lr.info.network.upper(), comparison.quality),
-    ):
-        rows.append(
-            f"{name:<10}{quality.psnr:>10.2f}{quality.ssim:>10.4f}"
-            f"{quality.psnr_y:>10.2f}{quality.ssim_y:>10.4f}"
-        )
-    rows.append(
-        f"LR fidelity: PSNR {comparison.lr_psnr:.2f} dB RGB, {comparison.lr_psnr_y:.2f} dB Y"
-    )
-    down, up = comparison.seconds_down, comparison.seconds_up
-    rows.append(f"seconds: down {down:.2f}, up {up:.2f}, in {precision}")
-    return "\n".join(rows)
+def _panel(source: Path, scale: str, args: argparse.Namespace) -> Path | None:
+    name = f"{source.stem}-x{scale}.png"
+    if args.input.is_dir():
+        return None if args.output is None else args.output / name
+    return args.output or Path(name)

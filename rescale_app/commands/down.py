@@ -9,8 +9,13 @@ from rescale_compat.errors import RescaleError
 
 from rescale_app.commands import arguments
 from rescale_app.commands.files import Result, Source, convert_all, find_jobs, over_background
-from rescale_app.commands.messages import UsageError
-from rescale_app.commands.networks import check_scale, load_rescaler, ranks_of
+from rescale_app.commands.networks import (
+    check_scale,
+    choose_default_weights,
+    load_rescaler,
+    ranks_of,
+    tell_format,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,23 +64,11 @@ def run(args: argparse.Namespace) -> int:
     """Downscales the input images and returns the exit code."""
     jobs = find_jobs(args)
     suffix = jobs[0].target.suffix.lower()
-    if args.effort and suffix == ".webp" and args.quality is not None:
-        raise UsageError(
-            "--effort is not for lossy WebP: leave out --quality (lossless), or write JPEG or PNG"
-        )
-    if args.weights is None:
-        from rescale_app.included_weights import default_weights
-        from rescale_data.encoding import is_stored_lossless
-
-        lossless = is_stored_lossless(suffix, args.quality)
-        args.weights = default_weights(lossless, args.method)
+    choose_default_weights(args, suffix)
     ranks = ranks_of(args)
     rescaler = load_rescaler(args, ranks)
     check_scale(rescaler, args, ("scale", "fit", "size"))
-    if suffix in (".jpg", ".jpeg"):
-        from rescale_data.encoding import JPEG_QUALITY
-
-        rescaler.jpeg_quality = args.quality or JPEG_QUALITY
+    tell_format(rescaler, args, suffix)
 
     def convert(source: Source) -> Result:
         from rescale_app import side_data as sides

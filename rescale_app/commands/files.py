@@ -101,18 +101,39 @@ def find_jobs(args: argparse.Namespace, name: Callable[[str], str] = str) -> lis
         if kind == "png" and args.quality is not None:
             raise UsageError(f"{output}: --quality is for jpg and webp, not for png")
         return [Job(source, output)]
+    check_folder(source, output)
+    return [
+        Job(path, output / f"{name(path.stem)}{suffix}") for path in find_images(source, output)
+    ]
+
+
+def check_folder(source: Path, output: Path) -> None:
+    """Checks that the images of the folder ``source`` can be written to ``output``.
+
+    Raises:
+        UsageError: it is a file, or ``source`` itself.
+    """
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: is a file; for the folder {source}, a folder is needed")
     if output.resolve() == source.resolve():
         raise UsageError(f"{output}: is the input folder; its images would be replaced")
+
+
+def find_images(folder: Path, output: Path | None = None) -> list[Path]:
+    """Lists the images of a folder, into which ``output`` may be written as well.
+
+    Raises:
+        OSError: the folder cannot be read.
+        ValueError: it contains no images.
+    """
     from rescale_data.image_file import list_images
 
-    sources = list_images(source)
+    sources = list_images(folder)
     if not sources:
-        others = _other_files(source, output)
+        others = _other_files(folder, output)
         there = f" (not read: {others})" if others else ""
-        raise RescaleError(f"{source}: no images in this folder{there}")
-    return [Job(path, output / f"{name(path.stem)}{suffix}") for path in sources]
+        raise RescaleError(f"{folder}: no images in this folder{there}")
+    return sources
 
 
 def read_source(job: Job, args: argparse.Namespace) -> Source:
@@ -266,7 +287,7 @@ def _summary(args: argparse.Namespace, images: int, written: int, failures: int,
     return f"{text}\nnot read: {others}" if others else text
 
 
-def _other_files(folder: Path, output: Path) -> str:
+def _other_files(folder: Path, output: Path | None) -> str:
     """Counts entries of ``folder`` other than images: ``2 .gif, 1 without a suffix, 1 subfolder``.
 
     Hidden entries and ``output`` are not counted.
@@ -280,7 +301,8 @@ def _other_files(folder: Path, output: Path) -> str:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                subfolders += not (output.exists() and output.samefile(entry.path))
+                is_output = output is not None and output.exists() and output.samefile(entry.path)
+                subfolders += not is_output
             elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
                 suffixes[Path(entry.name).suffix.lower() or "without a suffix"] += 1
     counts = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items())]

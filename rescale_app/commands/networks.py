@@ -57,6 +57,32 @@ def load_rescaler(args: argparse.Namespace, ranks: Ranks, another: str | None = 
     return rescaler
 
 
+def choose_default_weights(args: argparse.Namespace, suffix: str) -> None:
+    """Selects the weights for LR files of a format, unless ``--weights`` names others.
+
+    Raises:
+        UsageError: ``--effort`` does not support the format.
+    """
+    from rescale_app.included_weights import default_weights
+    from rescale_data.encoding import is_stored_lossless
+
+    lossless = is_stored_lossless(suffix, args.quality)
+    if args.effort and suffix == ".webp" and not lossless:
+        raise UsageError(
+            "--effort is not for lossy WebP: leave out --quality (lossless), or write JPEG or PNG"
+        )
+    if args.weights is None:
+        args.weights = default_weights(lossless, args.method)
+
+
+def tell_format(rescaler: Rescaler, args: argparse.Namespace, suffix: str) -> None:
+    """Tells the network in which format its LR images are stored, for ``--effort``."""
+    from rescale_data.encoding import JPEG_QUALITY
+
+    if suffix in (".jpg", ".jpeg"):
+        rescaler.jpeg_quality = args.quality or JPEG_QUALITY
+
+
 def check_scale(rescaler: Rescaler, args: argparse.Namespace, names: Sequence[str]) -> None:
     """Checks that one of the options ``names`` sets the downscaling factor.
 
