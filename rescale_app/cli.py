@@ -28,6 +28,7 @@ _COMMANDS = {
     "compare": "compare with bicubic",
     "prepare": "prepare datasets (sub-images, mod-crop, lmdb, meta-info)",
     "weights": "list, inspect and import weights (list, info, import)",
+    "export": "export a network to ONNX, or a web page that needs no Python (onnx, page)",
     "train": "train a network: rescale train -opt FILE.yml",
     "test": "test a network: rescale test -opt FILE.yml",
     "report": "turn the results of a test into an HTML file",

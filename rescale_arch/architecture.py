@@ -22,6 +22,7 @@ from rescale_compat.errors import RescaleError
 from torch import Tensor, nn
 
 from rescale_arch.checkpoints import canonical_weights, listed, load_strictly, stated_config
+from rescale_arch.graphs import Graph
 from rescale_arch.regions import Read, Write
 from rescale_arch.scales import Scale, Size
 
@@ -129,6 +130,8 @@ class Architecture:
         exact_tiles: whether tiling gives the same result as the whole image, up to rounding.
         search: how LR images are optimised; the network is then a
             `WindowedNetwork`. None: optimisation is unsupported.
+        graphs: the directions of the network for export, ``down`` and ``up``; None: export is
+            unsupported.
         training: module that registers the network's training with BasicSR, if any.
         swap_color_order: converts weights for BGR images to weights for RGB images; None: there
             are no weights for BGR images.
@@ -148,6 +151,7 @@ class Architecture:
     tile: int | None = None
     exact_tiles: bool = False
     search: Search | None = None
+    graphs: Callable[[nn.Module], Mapping[str, Graph]] | None = None
     training: str | None = None
     swap_color_order: Callable[[StateDict], dict[str, Tensor]] | None = None
 

@@ -89,7 +89,13 @@ BROWSER_FLAGS = (
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
+def browser_flags() -> tuple[str, ...]:
+    """Further flags of `browser`; modules override it."""
+    return ()
+
+
+@pytest.fixture
+def browser(tmp_path: Path, browser_flags: tuple[str, ...]) -> Iterator[Any]:
     """Headless Chromium, driven by selenium."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
@@ -98,7 +104,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
             pytest.skip(f"needs {name}")
     options = webdriver.ChromeOptions()
     options.binary_location = programs["chromium"]
-    for flag in (*BROWSER_FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+    for flag in (*BROWSER_FLAGS, *browser_flags, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(programs["chromedriver"])

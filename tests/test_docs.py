@@ -45,8 +45,10 @@ EXCEPTIONS = {
     "pip install": "downloads; tests/test_packaging.py installs the wheel",
     "python basicsr/": "the option file is checked; tests/test_basicsr_runner.py runs the scripts",
     "python -m rescale_compat": "the option file is checked; tests/test_basicsr_runner.py runs it",
+    "python -m http.server": "serves until it is stopped",
     "python docs/generate_options.py": "test_the_option_reference_is_up_to_date does it",
     "python tools/install_basicsr.py": "downloads; tests/test_packaging.py builds another package",
+    "rescale export page": "fetches from npm; tests/test_export_page.py runs it",
     "srun": "needs SLURM; the option file is checked",
     "tensorboard": "serves until it is stopped",
     "torchrun": "needs GPUs; the option file is checked, tests/test_distributed.py runs two",
@@ -117,7 +119,10 @@ def trains(words: Sequence[str]) -> bool:
 
 
 def is_slow(page: Path) -> bool:
-    return any(words[:1] == ["rescale"] and option_file(words) for words in block_commands(page))
+    return any(
+        words[:1] == ["rescale"] and (option_file(words) or words[1] == "export")
+        for words in block_commands(page)
+    )
 
 
 # --- a folder with all that they speak of ---------------------------------------------------------

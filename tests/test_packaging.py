@@ -83,6 +83,18 @@ def test_shipped_weights_are_in_the_wheel(wheel: Path) -> None:
         assert weights <= set(archive.namelist())
 
 
+def test_files_of_pages_and_reports_are_in_the_wheel(wheel: Path) -> None:
+    suffixes = {".html", ".css", ".js"}
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "rescale_app").rglob("*")
+        if path.suffix in suffixes
+    }
+    assert "rescale_app/export/web/index.html" in files
+    with zipfile.ZipFile(wheel) as archive:
+        assert files <= set(archive.namelist())
+
+
 def test_pth_is_silent_without_the_package(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extract(PTH, tmp_path)
@@ -266,6 +278,6 @@ def test_constraints_pin_every_dependency_once() -> None:
     assert sorted(set(pins)) == sorted(pins)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["dev"] + extras["demo"]
+    wanted = project["dependencies"] + extras["dev"] + extras["demo"] + extras["export"]
     names = {re.split("[<>=;]", requirement)[0].lower() for requirement in wanted}
     assert names <= {name.replace("_", "-") for name in pins}

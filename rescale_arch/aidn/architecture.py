@@ -10,6 +10,7 @@ from rescale_compat.errors import RescaleError
 
 from torch import Tensor
 
+from rescale_arch.aidn.graphs import aidn_graphs
 from rescale_arch.aidn.network import AIDN
 from rescale_arch.architecture import Architecture, Search
 from rescale_arch.checkpoints import count, listed
@@ -100,4 +101,5 @@ ARCHITECTURE = Architecture(
     tile=1536,  # about 7 % of the work is then done twice
     exact_tiles=True,
     search=Search(side=160, hr_side=480, ring=4, context=6, step=4e-3),
+    graphs=aidn_graphs,
 )

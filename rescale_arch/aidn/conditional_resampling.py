@@ -30,7 +30,7 @@ class Sampling(NamedTuple):
     In single precision at least: half precision cannot distinguish the pixels of a long side.
     """
 
-    inverse: Tensor
+    inverse_ratio: Tensor
     """(2,), 1/t: input over output side, (vertical, horizontal)."""
     rows: Tensor
     """(h',), positions of the output rows in pixels of the input; 0 is the centre of the first."""
@@ -132,7 +132,7 @@ class ConditionalResampling(nn.Module):
         assert isinstance(first, nn.Conv2d)
         assert first.bias is not None
         weight = first.weight[:, :, 0, 0]
-        bias = first.bias + (weight[:, :2] * sampling.inverse).sum(1).to(weight.dtype)
+        bias = first.bias + (weight[:, :2] * sampling.inverse_ratio).sum(1).to(weight.dtype)
         row_phases = sampling.row_phases.to(weight.dtype)
         column_phases = sampling.column_phases.to(weight.dtype)
         out = F.conv2d(f0, first.weight[:, 4:], bias)

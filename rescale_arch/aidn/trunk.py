@@ -90,7 +90,7 @@ class RescalingTrunk(nn.Module):
             head = self.head(shifted)
         features = head.to(compute_dtype(x))  # the sums of the blocks stay in half precision, too
         *blocks, last = self.body
-        inverse = sampling.inverse.to(x.dtype)
+        inverse = sampling.inverse_ratio.to(x.dtype)
         for index, block in enumerate(blocks, start=1):
             features = block(features)
             if self.sa_adapt and index % self.adapt_interval == 0:

@@ -41,13 +41,12 @@ class VectorQuantizer(nn.Module):
         book = self.embedding.weight
         norms = book.square().sum(1)
         with torch.autocast(book.device.type, enabled=False):
+            flat = vectors.reshape(-1, book.shape[1]).to(book.dtype)
+            # A graph for images of any size has no loop over parts.
+            is_traced = torch.compiler.is_compiling()
+            parts = [flat] if is_traced else flat.split(max(1, at_once // book.shape[0]))
             # |v - e|^2 minus |v|^2, which is the same for all codes
-            indices = [
-                torch.addmm(norms, part, book.T, alpha=-2).argmin(1)
-                for part in vectors.reshape(-1, book.shape[1])
-                .to(book.dtype)
-                .split(max(1, at_once // book.shape[0]))
-            ]
+            indices = [torch.addmm(norms, part, book.T, alpha=-2).argmin(1) for part in parts]
         return torch.cat(indices).view(vectors.shape[:-1])
 
 

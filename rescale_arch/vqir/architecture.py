@@ -13,6 +13,7 @@ from rescale_arch.architecture import Architecture, Search
 from rescale_arch.checkpoints import listed
 from rescale_arch.vqgan.architecture import swap_color_order, vqgan_config
 from rescale_arch.vqir.feature_recovery import Factor
+from rescale_arch.vqir.graphs import vqir_graphs
 from rescale_arch.vqir.network import VQIR
 
 
@@ -55,6 +56,7 @@ def _architecture(factor: Factor) -> Architecture:
         max_width=lambda config: int(config["ch"]) * max(config["ch_mult"][:2]),
         tile=1024,
         search=Search(side=16, hr_side=256, ring=1, context=3, step=2e-2),
+        graphs=vqir_graphs,
         swap_color_order=swap_color_order,
     )
 

@@ -1,0 +1,1 @@
+"""Export of networks: ONNX files, and a web page that restores images in the browser."""

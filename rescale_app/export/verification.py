@@ -1,0 +1,86 @@
+"""Comparison of exported models with the networks that they were exported from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from rescale_app.export.model_inputs import model_inputs
+from rescale_arch.graphs import DOWN, Graph
+from rescale_arch.images import pad_to_multiple
+from rescale_arch.rounding import quantize
+from rescale_arch.scales import Size
+
+_LR_SIZES = ((9, 7), (12, 20), (23, 17))
+_SCALES = ((1.3, 1.3), (2.5, 2.5), (3.7, 1.6))
+
+
+def largest_error(model: bytes, graph: Graph, direction: str, network: Any) -> float:
+    """Runs a model with ONNX Runtime, and compares its images with those of PyTorch.
+
+    Three sizes at three scales (for a network with one factor: at that one), of smooth and of
+    noisy images.
+
+    Args:
+        model: a serialized ONNX model.
+        graph: what it was converted from.
+        direction: ``'down'`` or ``'up'``.
+        network: the network, on the CPU in evaluation mode.
+
+    Returns:
+        The largest absolute difference of two samples, in [0, 1]; NaN if a sample is NaN.
+    """
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    errors = []
+    for size, factors in _cases(graph, network):
+        hr = _image(size)
+        with torch.inference_mode():
+            lr = network.downscale(hr, factors)
+            if direction == DOWN:
+                expected, ratio = lr, (1 / factors[0], 1 / factors[1])
+                image = pad_to_multiple(hr, graph.unit)
+            else:
+                image, ratio = quantize(lr), factors
+                expected = network.upscale(image, factors, size=size)
+        found = run_model(session, graph.unit, image, ratio, tuple(expected.shape[-2:]))
+        errors.append(np.abs(found - expected.numpy()).max())
+    return float(np.max(errors))
+
+
+def run_model(
+    session: onnxruntime.InferenceSession,
+    unit: int,
+    image: Tensor,
+    ratio: tuple[float, float],
+    size: Size,
+) -> NDArray[np.float32]:
+    """Runs a model with ONNX Runtime; returns an image of ``size``."""
+    values: dict[str, Any] = {"image": image.numpy()}
+    values |= model_inputs(ratio, size, unit)
+    wanted = [entry.name for entry in session.get_inputs()]
+    (output,) = session.run(["output"], {name: values[name] for name in wanted})
+    cropped: NDArray[np.float32] = output[..., : size[0], : size[1]]
+    return cropped
+
+
+def _cases(graph: Graph, network: Any) -> Iterator[tuple[Size, tuple[float, float]]]:
+    scales = _SCALES if "inverse_ratio" in graph.inputs else (network.factors(None),)
+    for height, width in _LR_SIZES:
+        for factors in scales:
+            # not multiples of the factor
+            yield (int(height * factors[0]) - 1, int(width * factors[1]) - 1), factors
+
+
+def _image(size: Size) -> Tensor:
+    generator = torch.Generator().manual_seed(size[0] * size[1])
+    coarse = torch.rand(1, 3, 5, 6, generator=generator)
+    smooth = F.interpolate(coarse, size, mode="bicubic", align_corners=False)
+    noise = torch.rand(1, 3, *size, generator=generator)
+    return (0.9 * smooth + 0.1 * noise).clamp(0, 1)

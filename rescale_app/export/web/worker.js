@@ -1,0 +1,146 @@
+/** Restores one file after another; the page ends this worker to cancel.
+ *
+ * Receives {file, name, geometry}; geometry is {scale, size} if the user entered it. Sends {step},
+ * {progress}, {result} or {error, unknown}; unknown: scale and size are not known.
+ */
+
+import { FileError, hintInName, readRecord } from "./record.js";
+import { restore } from "./restore.js";
+
+const runtimes = { wasm: "./runtime/ort.wasm.min.mjs", webgpu: "./runtime/ort.webgpu.min.mjs" };
+const sessions = new Map();
+let engine;
+
+self.addEventListener("message", async ({ data }) => {
+  try {
+    postMessage({ result: await process(data) });
+  } catch (error) {
+    if (!(error instanceof FileError)) console.error(error);
+    const message = error instanceof FileError ? error.message : `could not be restored (${error.message ?? error})`;
+    postMessage({ error: message, unknown: error instanceof UnknownGeometry });
+  }
+});
+
+class UnknownGeometry extends FileError {}
+
+async function process({ file, geometry }) {
+  postMessage({ step: "Reading" });
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const { lossless, record } = await readRecord(bytes);
+  const lr = await decode(file);
+  const known = record ?? geometry ?? hintInName(file.name);
+  if (!known) {
+    throw new UnknownGeometry(
+      "contains no record that rescale made it. Websites and messengers often remove it; the original file has it",
+    );
+  }
+  const models = await (await fetchFile("models.json")).json();
+  const { model, warnings } = choose(models, record, lossless);
+  if (lr.hasAlpha) warnings.push("Transparency is not restored.");
+  check(lr, known);
+  const started = performance.now();
+  const pixels = isUnchanged(known) ? lr.data : await compute(model, lr, known);
+  const [height, width] = known.size;
+  postMessage({ step: "Saving" });
+  const png = await encode(pixels, width, height);
+  return {
+    png, width, height, warnings, model: model.name, engine: engine?.title ?? "",
+    seconds: (performance.now() - started) / 1000,
+  };
+}
+
+async function compute(model, lr, { scale, size }) {
+  postMessage({ step: "Loading the network" });
+  const run = await load(model);
+  postMessage({ step: "Restoring" });
+  return restore(run, lr, scale, size, model.halo, (progress) => postMessage({ progress }));
+}
+
+function isUnchanged({ scale }) {
+  return scale[0] === 1 && scale[1] === 1;
+}
+
+/** The model that restores a file, by the fingerprint of its weights; else by its format. */
+function choose(models, record, lossless) {
+  if (record && !models.some((model) => model.network === record.network)) {
+    throw new FileError(`was made by the network ${record.network}, which this page does not have`);
+  }
+  const own = record && models.find((model) => model.weights === record.weights);
+  if (own) return { model: own, warnings: [] };
+  const model = models.find((model) => model.lossy !== lossless) ?? models[0];
+  const warnings = record
+    ? [`Made with other weights than this page has (${record.weights}): expect a poor result.`]
+    : [`The file does not name its weights: restored with ${model.name}.`];
+  return { model, warnings };
+}
+
+function check(lr, { scale, size }) {
+  const expected = size.map((side, axis) => Math.ceil(side / scale[axis] - 1e-9));
+  if (lr.height !== expected[0] || lr.width !== expected[1]) {
+    throw new FileError(
+      `is ${lr.width} × ${lr.height}, but the small image of ${size[1]} × ${size[0]} at scale ` +
+        `${scale.join(" × ")} is ${expected[1]} × ${expected[0]}`,
+    );
+  }
+}
+
+/** Decodes an image without color management, upright: {data: RGBA, width, height, hasAlpha}. */
+async function decode(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  } catch {
+    throw new FileError("is damaged: this browser cannot read it");
+  }
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const { data } = context.getImageData(0, 0, width, height);
+  let hasAlpha = false;
+  for (let i = 3; i < data.length && !hasAlpha; i += 4) hasAlpha = data[i] < 255;
+  return { data, width, height, hasAlpha };
+}
+
+async function encode(pixels, width, height) {
+  let canvas;
+  try {
+    canvas = new OffscreenCanvas(width, height);
+    canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+  } catch {
+    throw new FileError(`would be ${width} × ${height}, more than this browser can save`);
+  }
+  return canvas.convertToBlob({ type: "image/png" });
+}
+
+/** The function that runs a model; sessions are kept. */
+async function load(model) {
+  engine ??= await start();
+  if (!sessions.has(model.name)) {
+    const data = await (await fetchFile(model.file)).arrayBuffer();
+    const options = { executionProviders: engine.providers };
+    sessions.set(model.name, await engine.ort.InferenceSession.create(data, options));
+  }
+  const session = sessions.get(model.name);
+  return async (inputs) => {
+    const tensors = Object.entries(inputs).map(([name, { data, dims }]) => [name, new engine.ort.Tensor("float32", data, dims)]);
+    return session.run(Object.fromEntries(tensors));
+  };
+}
+
+/** Loads the runtime: for a GPU where there is one, otherwise for the CPU, with threads if allowed. */
+async function start() {
+  const adapter = await navigator.gpu?.requestAdapter();
+  const kind = adapter ? "webgpu" : "wasm";
+  const ort = await import(runtimes[kind]);
+  const threads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+  ort.env.wasm.numThreads = threads;
+  const title = adapter ? "WebGPU" : `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+  return { ort, providers: adapter ? ["webgpu", "wasm"] : ["wasm"], title };
+}
+
+async function fetchFile(path) {
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`${path}: ${response.status} ${response.statusText}`);
+  return response;
+}

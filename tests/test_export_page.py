@@ -1,0 +1,432 @@
+"""The exported web page: reading records in JavaScript, and restoring in a browser."""
+
+import base64
+import functools
+import http.server
+import io
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import recipe
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from skimage import data
+
+from rescale_app import cli
+from rescale_app.export import npm, web_page
+from rescale_app.export.npm import fetch_files
+from rescale_arch import AIDN
+from rescale_data.image_file import LRInfo, read_image, write_image
+from rescale_data.weight_file import save_weights
+
+WEB = Path(web_page.__file__).parent / "web"
+INFO = LRInfo("aidn", (2.5, 1.5), (20, 30), "sha256:0123456789abcdef")
+PIXELS = np.zeros((8, 20, 3), np.uint8)
+IMAGE_HISTORY = 0x9213
+TIMES = "\N{MULTIPLICATION SIGN}"
+TINY: dict[str, Any] = {"num_feat": 8, "num_block": 1, "adapt_interval": 1}
+
+# --- records, with Node.js ------------------------------------------------------------------------
+
+SCRIPT = """
+import { readFileSync } from "node:fs";
+const { FileError, hintInName, readRecord } = await import(process.argv[1]);
+const results = [];
+for (const text of JSON.parse(readFileSync(0, "utf8"))) {
+  try {
+    results.push(await readRecord(new Uint8Array(Buffer.from(text, "base64"))));
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    results.push({ error: error.message });
+  }
+}
+console.log(JSON.stringify({ results, hint: hintInName("a.s2.1x1.b.s2.5x1.5.30x20 (1).png") }));
+"""
+
+
+def run_node(files: list[bytes]) -> dict[str, Any]:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node.js")
+    given = json.dumps([base64.b64encode(content).decode() for content in files])
+    command = (node, "--input-type=module", "--eval", SCRIPT, (WEB / "record.js").as_uri())
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def records(*files: bytes) -> list[Any]:
+    results: list[Any] = run_node(list(files))["results"]
+    return results
+
+
+def encoded(kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def text_chunks(*texts: tuple[str, str, bool, bool]) -> PngInfo:
+    info = PngInfo()
+    for key, text, compressed, international in texts:
+        (info.add_itxt if international else info.add_text)(key, text, zip=compressed)
+    return info
+
+
+def exif() -> bytes:
+    entries = Image.Exif()
+    entries[IMAGE_HISTORY] = f"edited\nrescale:{INFO.to_json()}"
+    return entries.tobytes()
+
+
+def test_records_are_read_wherever_they_are(tmp_path: Path) -> None:
+    line = INFO.to_json()
+    files = [
+        *(
+            encoded("PNG", pnginfo=text_chunks(("Title", "x", False, False), text))
+            for text in (
+                ("rescale", line, False, False),
+                ("rescale", line, True, False),
+                ("rescale", line, False, True),
+                ("rescale", line, True, True),
+            )
+        ),
+        encoded("JPEG", comment=f"rescale:{line}".encode()),
+        encoded("PNG", exif=exif()),
+        encoded("JPEG", exif=exif()),
+        encoded("WEBP", lossless=True, exif=exif()),
+        encoded("WEBP", quality=80, exif=exif()),
+    ]
+    found = records(*files)
+    expected = json.loads(line)
+    assert [entry["record"] for entry in found] == [expected] * len(files)
+    assert [entry["lossless"] for entry in found] == [True] * 4 + [False, True, False, True, False]
+
+
+def test_files_of_the_command_have_records(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        write_image(tmp_path / name, PIXELS, info=INFO)
+        (found,) = records((tmp_path / name).read_bytes())
+        assert found["record"] == json.loads(INFO.to_json())
+
+
+def test_files_without_a_record() -> None:
+    found = records(encoded("PNG"), encoded("JPEG", comment=b"mine"), encoded("WEBP"))
+    assert [entry["record"] for entry in found] == [None] * 3
+
+
+def test_names_of_files_may_state_the_size() -> None:
+    hint = run_node([])["hint"]
+    assert hint == {"scale": [2.5, 1.5], "size": [20, 30]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"GIF89a", "is not a PNG, JPEG or WebP file"),
+        (encoded("PNG")[:-20], "is damaged or incomplete"),
+        (encoded("JPEG")[:40], "is damaged or incomplete"),
+        (encoded("JPEG", comment=b"rescale:{"), "has a malformed record"),
+        (encoded("JPEG", comment=b'rescale:{"version":1}'), "has a malformed record"),
+        (encoded("JPEG", comment=b'rescale:{"version":2}'), "was written by a later version"),
+    ],
+)
+def test_other_files_are_refused(content: bytes, message: str) -> None:
+    (found,) = records(content)
+    assert found["error"].startswith(message)
+
+
+@settings(max_examples=10)
+@given(st.data())
+def test_damaged_files_end_in_a_message(choice: st.DataObject) -> None:
+    files = []
+    sources = [
+        encoded("PNG", exif=exif()),
+        encoded("JPEG", exif=exif()),
+        encoded("WEBP", exif=exif()),
+    ]
+    for source in sources:
+        for _ in range(50):
+            damaged = bytearray(source)
+            for _ in range(choice.draw(st.integers(1, 4))):
+                damaged[choice.draw(st.integers(2, len(source) - 1))] = choice.draw(
+                    st.integers(0, 255)
+                )
+            files.append(bytes(damaged[: choice.draw(st.integers(12, len(source)))]))
+    assert len(records(*files)) == len(files)
+
+
+# --- the runtime ----------------------------------------------------------------------------------
+
+
+def test_npm_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npm.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="npm, which is not installed"):
+        fetch_files("onnxruntime-web@1.30.0", "", [])
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "package.json").write_text('{"name": "small", "version": "1.0.0"}')
+    with pytest.raises(ValueError, match=r"has the content sha512-.*but sha512-AAAA is needed"):
+        fetch_files(str(package), "sha512-AAAA", [])
+    with pytest.raises(ValueError, match="npm cannot fetch"):
+        fetch_files(str(tmp_path / "missing"), "sha512-AAAA", [])
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def far_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network whose learned offsets exceed the margin that the page begins with."""
+    net = recipe.fill(AIDN(**TINY))
+    with torch.no_grad():
+        net.get_parameter("up_net.sa_sample.offset.bias").copy_(torch.tensor([-9.0, 13.0]))
+    path = tmp_path_factory.mktemp("weights") / "far.safetensors"
+    save_weights(path, net.state_dict(), TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(far_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    folder = tmp_path_factory.mktemp("export") / "site"
+    names = ("aidn-small", "aidn-plus", str(far_weights))
+    weights = [word for name in names for word in ("--weights", name)]
+    assert cli.main(["export", "page", "-o", str(folder), *weights]) == 0
+    return folder
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {  # noqa: RUF012
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+    }
+    isolated = False
+
+    def end_headers(self) -> None:
+        if self.isolated:
+            self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+            self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class IsolatingHandler(Handler):
+    isolated = True
+
+
+@pytest.fixture
+def address(site: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    handler = getattr(request, "param", Handler)
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(site))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture
+def browser_flags() -> tuple[str, ...]:
+    return ("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",)  # no other server
+
+
+class Page:
+    """The page in a browser."""
+
+    def __init__(self, browser: Any, address: str, downloads: Path) -> None:
+        self.browser, self.downloads = browser, downloads
+        downloads.mkdir()
+        behavior = {"behavior": "allow", "downloadPath": str(downloads)}
+        browser.execute_cdp_cmd("Browser.setDownloadBehavior", behavior)
+        browser.get(address)
+
+    def find(self, name: str) -> Any:
+        return self.browser.find_element("id", name)
+
+    def shows(self, name: str) -> bool:
+        return bool(self.find(name).is_displayed())
+
+    def until(self, ready: Callable[[], Any], seconds: float = 240) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, self.browser.find_element("tag name", "main").text
+            time.sleep(0.1)
+
+    def give(self, file: Path) -> None:
+        self.find("file").send_keys(str(file))
+
+    def restore(self, file: Path) -> NDArray[np.uint8]:
+        self.give(file)
+        self.until(lambda: not self.shows("progress"))
+        assert self.shows("result"), self.find("notice").text
+        return self.save(file)
+
+    def save(self, file: Path) -> NDArray[np.uint8]:
+        saved = self.downloads / f"{file.stem}-restored.png"
+        saved.unlink(missing_ok=True)
+        self.find("save").click()
+        self.until(saved.is_file, 30)
+        return np.asarray(Image.open(saved).convert("RGB"))
+
+    def refuse(self, file: Path) -> str:
+        self.give(file)
+        self.until(lambda: self.shows("notice"))
+        assert not self.shows("result")
+        return str(self.find("notice").text)
+
+
+@pytest.fixture
+def page(browser: Any, address: str, tmp_path: Path) -> Page:
+    return Page(browser, address, tmp_path / "downloads")
+
+
+def shrunk(source: Path, target: Path, *options: str) -> Path:
+    assert cli.main(["down", str(source), "-o", str(target), *options]) == 0
+    return target
+
+
+def restored(lr: Path, target: Path, *options: str) -> NDArray[Any]:
+    assert cli.main(["up", str(lr), "-o", str(target), "--precision", "fp32", *options]) == 0
+    return read_image(target)
+
+
+def agree(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Within one level for 99.9 % of the samples."""
+    assert first.shape == second.shape
+    return float((np.abs(first.astype(int) - second) <= 1).mean()) >= 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("address", [Handler, IsolatingHandler], indirect=True)
+def test_page_restores_as_the_command_does(
+    page: Page, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = tmp_path / "cat.png"
+    write_image(source, data.chelsea()[40:201, 100:301])
+    png = shrunk(source, tmp_path / "cat-1.png", "-s", "2.5x1.7")
+    jpeg = shrunk(source, tmp_path / "cat-2.jpg", "-s", "2", "--quality", "90")
+    webp = tmp_path / "cat-3.webp"
+    with Image.open(png) as image:
+        entries = Image.Exif()
+        entries[IMAGE_HISTORY] = f"rescale:{image.info['rescale']}"
+        image.save(webp, lossless=True, exif=entries)
+    for lr, weights in ((png, "aidn-small"), (jpeg, "aidn-plus"), (webp, "aidn-small")):
+        found = page.restore(lr)
+        expected = restored(png if lr == webp else lr, tmp_path / "expected.png")
+        assert agree(found, expected), lr.name
+        assert f"Weights {weights}" in page.find("details").text
+        assert page.find("warnings").text == ""
+        assert f"{lr.name}: restored to 201 {TIMES} 161" == page.find("summary").text
+    assert "nothing is uploaded" in page.browser.find_element("tag name", "main").text
+    isolated = page.browser.execute_script("return crossOriginIsolated")
+    assert isolated == ("Isolating" in request.node.callspec.id)
+    if not isolated:
+        assert "WebAssembly, 1 thread " in page.find("details").text
+    # nothing else was asked for, and nothing failed
+    urls = page.browser.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
+    here = page.browser.current_url
+    assert urls and all(url.startswith((here, f"blob:{here}")) for url in urls)
+    severe = [line for line in page.browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert severe == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_tiles_equal_the_whole_and_can_be_canceled(
+    page: Page, far_weights: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "large.png"
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (67, 80, 3), dtype=np.uint8)
+    large = Image.fromarray(coarse).resize((1203, 1011), Image.Resampling.BICUBIC)
+    write_image(source, np.asarray(large))
+    weights = ("--weights", str(far_weights))
+    lr = shrunk(source, tmp_path / "large-lr.png", "-s", "3.3x2.1", *weights)
+    expected = restored(lr, tmp_path / "expected.png", "--tile", "none", *weights)
+
+    page.browser.execute_script(
+        "window.seen = [];"
+        "new MutationObserver(() => window.seen.push(document.getElementById('bar').value))"
+        ".observe(document.getElementById('bar'), { attributes: true });"
+    )
+    page.give(lr)
+    page.until(lambda: "%" in page.find("step").text)
+    page.find("cancel").click()
+    assert not page.shows("progress") and not page.shows("result")
+    page.browser.execute_script("window.seen = []")
+    found = page.restore(lr)
+    assert agree(found, expected)
+    seen = page.browser.execute_script("return window.seen")
+    steps = [value for value in seen if value > 0]
+    assert steps == sorted(steps) and steps[-1] == 1
+    assert len(set(steps)) == 6  # tiles
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_wrong_files_are_told_of(page: Page, tmp_path: Path) -> None:
+    text = tmp_path / "notes.png"
+    text.write_text("not an image")
+    assert page.refuse(text) == "notes.png is not a PNG, JPEG or WebP file."
+
+    info = LRInfo("vqir16", (16.0, 16.0), (320, 480), "sha256:0123456789abcdef")
+    write_image(tmp_path / "vqir.png", PIXELS, info=info)
+    assert "network vqir16, which this page does not have" in page.refuse(tmp_path / "vqir.png")
+
+    write_image(tmp_path / "cut.png", PIXELS, info=INFO)
+    cut = (tmp_path / "cut.png").read_bytes()[:-15]
+    (tmp_path / "cut.png").write_bytes(cut)
+    assert "cut.png is damaged or incomplete" in page.refuse(tmp_path / "cut.png")
+
+    write_image(tmp_path / "other.png", PIXELS, info=LRInfo("aidn", (2, 2), (20, 30), "sha256:0"))
+    message = page.refuse(tmp_path / "other.png")
+    assert f"is 20 {TIMES} 8, but the small image of 30 {TIMES} 20" in message
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_files_without_a_record_are_restored_with_scale_and_size(
+    page: Page, tmp_path: Path
+) -> None:
+    source = tmp_path / "cat.png"
+    write_image(source, data.chelsea()[100:190, 100:220])
+    with Image.open(shrunk(source, tmp_path / "lr.png", "-s", "2.5")) as image:
+        image.save(tmp_path / "bare.png")  # without the record
+    assert "contains no record" in page.refuse(tmp_path / "bare.png")
+    assert page.shows("geometry")
+    for name, value in (("scale", "9"), ("width", "120"), ("height", "90")):
+        page.find(name).send_keys(value)
+    page.find("height").submit()
+    page.until(lambda: "Scale must be a number" in page.find("notice").text)
+    page.find("scale").clear()
+    page.find("scale").send_keys("2.5")
+    page.find("height").submit()
+    page.until(lambda: page.shows("result"))
+    found = page.save(tmp_path / "bare.png")
+    assert agree(found, restored(tmp_path / "lr.png", tmp_path / "expected.png"))
+    assert "does not name its weights: restored with aidn-small" in page.find("warnings").text
