@@ -228,12 +228,14 @@ def _decode_with_opencv(
     # Not by IMREAD_COLOR_RGB, which in OpenCV 5 returns noise for some kinds of file.
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if image is not None and image.shape[2] == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"{name}: not enough memory to decode the image") from error
         raise _broken(name, error.err) from error
     if image is None:
         raise _broken(name)
-    if image.shape[2] == 3:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return image
 
 

@@ -615,16 +615,34 @@ def test_the_installed_command() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures its address space by /proc")
-def test_out_of_memory_advises_tiles(weights: str, tmp_path: Path) -> None:
-    """A limit on the address space stands for the memory: the image in float32 is over it."""
-    write_image(tmp_path / "large.png", np.zeros((3000, 3000, 3), np.uint8))
+def test_an_image_that_does_not_fit_in_memory_is_not_called_broken(tmp_path: Path) -> None:
+    write_image(tmp_path / "large.png", np.zeros((6000, 6000, 3), np.uint8))
     code = (
         "import re, resource, sys\n"
         "from pathlib import Path\n"
         "from rescale_app.cli import main\n"
         "import rescale_app.rescaler\n"
         "used = int(re.search(r'VmSize:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
-        "limit = (used << 10) + (125 << 20)\n"
+        "limit = (used << 10) + (75 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "sys.exit(main(['down', 'large.png', '-s', '2', '-o', 'lr.png']))"
+    )
+    result = command(tmp_path, "-c", code)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr == "rescale: error: large.png: not enough memory to decode the image\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures its address space by /proc")
+def test_out_of_memory_advises_tiles(weights: str, tmp_path: Path) -> None:
+    """A limit on the address space stands for the memory: the image in float32 is over it."""
+    write_image(tmp_path / "large.png", np.zeros((6000, 6000, 3), np.uint8))
+    code = (
+        "import re, resource, sys\n"
+        "from pathlib import Path\n"
+        "from rescale_app.cli import main\n"
+        "import rescale_app.rescaler\n"
+        "used = int(re.search(r'VmSize:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "limit = (used << 10) + (400 << 20)\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "sys.exit(main(['down', 'large.png', '-s', '2', '-o', 'lr.png', '--tile', 'none', "
         f"'--weights', {weights!r}]))"
@@ -632,6 +650,6 @@ def test_out_of_memory_advises_tiles(weights: str, tmp_path: Path) -> None:
     result = command(tmp_path, "-c", code)
     assert result.returncode == 1, result.stderr
     assert result.stderr == (
-        "rescale: error: large.png: not enough memory on cpu for an image of 3000x3000: tiles need "
-        "less memory (--tile 1024; in Python, tile=1024)\n"
+        "rescale: error: large.png: not enough memory on cpu for an image of 6000x6000: tiles need "
+        "less memory (--tile 1536; in Python, tile=1536)\n"
     )
