@@ -14,9 +14,11 @@ import rescale_app
 from benchmarks import probe
 from benchmarks.reference.aidn import PlainAIDN
 from rescale_arch import AIDN, lr_size
-from rescale_arch.architecture import load_network
+from rescale_arch.architecture import find_architecture, load_network
 from rescale_arch.compiling import compile_for_inference
+from rescale_arch.lr_optimization import optimize_lr
 from rescale_arch.memory_format import channels_last
+from rescale_arch.regions import reader
 from rescale_arch.rounding import quantize
 from rescale_data.weight_file import read_weights
 
@@ -65,6 +67,45 @@ def round_trip(
         return net.downscale(hr, SCALE), net.upscale(stored[..., :height, :width], SCALE, size=size)
 
     return probe.round_trip(trip, hr, precision, repeats, keep)
+
+
+def effort(
+    precision: str,
+    size: tuple[int, int],
+    network: dict[str, Any],
+    device: str = "cpu",
+    steps: int = 4,
+) -> dict[str, float]:
+    """Optimises the LR image of a noise image at 2.5, in windows.
+
+    Args:
+        precision: ``fp32`` or ``bf16``.
+        size: (H, W).
+        network: keywords of :class:`AIDN`.
+        device: ``cpu`` or ``cuda``.
+        steps: number of steps.
+
+    Returns:
+        ``seconds`` per step, seconds per step and megapixel (``rate``), and ``mib`` of memory.
+    """
+    torch.manual_seed(0)
+    net = AIDN(**network).eval().requires_grad_(False).to(device)
+    hr = probe.noise(size, device)
+    search = find_architecture("aidn").search
+    assert search is not None
+    result: dict[str, float] = {}
+
+    def run(hr: Tensor) -> None:
+        size = hr.shape[-2], hr.shape[-1]
+        lr = torch.randint(0, 256, (1, 3, *lr_size(size, SCALE)), dtype=torch.uint8)
+        optimize_lr(net, lr, reader(hr), size, SCALE, steps, search)
+
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        run(hr[..., :32, :32])  # one-time initialisation
+        with probe.peak_memory(device, result):
+            result["seconds"] = probe.seconds(lambda: run(hr), device) / steps
+    result["rate"] = result["seconds"] / (size[0] * size[1] / 1e6)
+    return result
 
 
 def build(kind: str, network: dict[str, Any]) -> AIDN | PlainAIDN:

@@ -108,6 +108,7 @@ def aidn(settings: Settings) -> Iterator[Table]:
             )
         yield table
         yield _network_sizes(settings, device, size)
+        yield _effort(settings, device, size)
 
 
 def _network_sizes(settings: Settings, device: str, size: tuple[int, int]) -> Table:
@@ -133,6 +134,33 @@ def _network_sizes(settings: Settings, device: str, size: tuple[int, int]) -> Ta
     for index, row in enumerate(table.rows):
         for direction, counts in work.items():
             row[f"{direction} MMAC/pixel"] = counts[index % len(_SIZES)]
+    return table
+
+
+def _effort(settings: Settings, device: str, size: tuple[int, int]) -> Table:
+    """A step of the optimisation of LR images, with networks of two sizes."""
+    networks = {
+        "64 features, 16 blocks": {},
+        "32 features, 8 blocks": _SIZES["32 features, 8 blocks"],
+    }
+    if settings.quick:
+        networks = {"16 features, 2 blocks": {"num_feat": 16, "num_block": 2}}
+    table = Table(
+        f"Effort: a step for {size[1]} x {size[0]} at 2.5, {_on(device, settings)}",
+        notes=["windows of the LR image, as for large images"],
+    )
+    cases = [
+        Case(
+            f"{name}, {precision}",
+            "aidn.effort",
+            {"precision": precision, "size": size, "device": device}
+            | {"network": network, "threads": settings.threads},
+        )
+        for precision in ("fp32", "bf16")
+        for name, network in networks.items()
+    ]
+    results = measure(cases, settings.repeats_on(device))
+    _add_rows(table, cases, results, {"rate": "seconds/megapixel"}, ratios=False)
     return table
 
 

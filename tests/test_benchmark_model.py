@@ -234,6 +234,28 @@ def test_the_log_has_the_first_metric_and_what_was_left_out(results: Path) -> No
     assert "| Set14 | jpeg75 | second |" in text
 
 
+def test_effort_is_a_method_of_its_own(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "measure_cost", cost._measure)
+    files = {"png": {"lr_format": "png", "efforts": [0, 2]}, "jpeg75": FILES["jpeg75"]}
+    changes = {"val: lr_files": files, "val: scales": [2], "val: save_img": True}
+    changes["datasets: test: sets"] = ["Set14"]
+    training.test(tmp_path, changed(options, changes))
+    content = json.loads((tmp_path / "results" / "compared" / "benchmark.json").read_text())
+    found = {(row["lr_file"], row["method"]): row["psnr_float"] for row in content["images"]}
+    networks = ("first", "second")
+    methods = ["bicubic", *networks]
+    with_effort = [f"{network}, effort 2" for network in networks]
+    expected = {("png", name) for name in (*methods, *with_effort)}
+    assert found.keys() == expected | {("jpeg75", name) for name in methods}
+    for network in networks:
+        assert found["png", f"{network}, effort 2"] > found["png", network]
+    assert content["cost"].keys() == {*methods, *with_effort}
+    folder = tmp_path / "results" / "compared" / "visualization" / "Set14"
+    assert read_info(folder / "rocket_x2_png_first_effort2_lr.png") is not None
+
+
 # pictures ---------------------------------------------------------------------------------------
 
 
@@ -289,6 +311,12 @@ def check(options: dict[str, Any], folder: Path, is_train: bool = False) -> None
             {"val: lr_files": {"p": {"lr_format": "gif"}}},
             "val: lr_files: p: lr_format is 'gif': valid are png, jpeg, webp",
         ),
+        (
+            {"val: lr_files": {"w": {"lr_format": "webp", "efforts": [0, 3]}}},
+            "effort is 3, but lr_format is webp: valid with effort are png, jpeg",
+        ),
+        ({"val: lr_files: png: efforts": []}, r"png: efforts is \[\]: a list"),
+        ({"val: lr_files: png: efforts": [-1]}, "png: efforts: 0 is -1: a whole number from 0"),
         ({"val: cost_size": 8}, "val: cost_size is 8: a whole number from 32"),
         ({"val: metrics": {}}, "val: metrics is empty"),
         ({"val: metrics: psnr_y: image": "half"}, "image is 'half': valid are hr, lr"),

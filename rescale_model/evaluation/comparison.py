@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from rescale_data.weight_file import fingerprint
 from rescale_model.evaluation.comparison_plan import ComparisonPlan
 from rescale_model.evaluation.comparison_report import ComparisonReport
 from rescale_model.evaluation.cost import measure_cost
-from rescale_model.evaluation.methods import load_method
+from rescale_model.evaluation.methods import load_method, optimized_lr
 from rescale_model.evaluation.round_trip import EvaluatedImage, border
 
 
@@ -58,15 +58,19 @@ class Comparison:
         keys = {"set": sample["set"], "image": sample["image"]}
         for label, scale in self.plan.scales.items():
             guide, edge = bicubic_lr(hr, scale), border(scale)
-            for name, method in self._methods.items():
+            for network, method in self._methods.items():
                 lr = method.network.downscale(hr, scale)
                 info, lr_edge = None, edge
                 if method.architecture is not None:
-                    info = LRInfo(method.architecture.name, scale, size, self._fingerprints[name])
+                    mark = self._fingerprints[network]
+                    info = LRInfo(method.architecture.name, scale, size, mark)
                     if method.architecture.lr_border is not None:
                         lr_edge = method.architecture.lr_border
-                for file, evaluation in self.plan.evaluations.items():
-                    stored = evaluation.stored(sample["image"], lr)
+                for file, name, steps in self._cases(network):
+                    evaluation = self.plan.evaluations[file]
+                    effort = evaluation.effort(steps)
+                    given = optimized_lr(method, lr, hr, scale, effort) if steps else lr
+                    stored = evaluation.stored(sample["image"], given)
                     restored = method.network.upscale(stored, scale, size=size)
                     evaluated = {
                         "hr": EvaluatedImage(restored, hr, edge),
@@ -74,10 +78,18 @@ class Comparison:
                     }
                     if folder is not None:
                         stem = os.path.join(folder, *keys.values())
-                        evaluation.save(f"{stem}_{label}_{file}_{name}", evaluated)
+                        suffix = f"_effort{steps}" if steps else ""
+                        evaluation.save(f"{stem}_{label}_{file}_{network}{suffix}", evaluated)
                     place = {**keys, "lr_file": file, "method": name, "scale": label}
                     rows.append({**place, **evaluation.score(sample["gt_path"], evaluated)})
         return rows
+
+    def _cases(self, network: str) -> Iterator[tuple[str, str, int]]:
+        """The LR files, names and numbers of steps of the methods with a network."""
+        for file in self.plan.evaluations:
+            for name, (of, steps) in self.plan.methods(file).items():
+                if of == network:
+                    yield file, name, steps
 
     def report(self, rows: list[dict[str, Any]]) -> ComparisonReport:
         """Measures time and memory of each method, and joins them with the rows of all images.
@@ -87,8 +99,8 @@ class Comparison:
         """
         size, device = self.plan.cost_size, self._device.type
         costs = {
-            name: measure_cost(weights, self.plan.scales, size, device)
-            for name, weights in self.plan.weights.items()
+            name: measure_cost(self.plan.weights[network], self.plan.scales, size, device, steps)
+            for name, (network, steps) in self.plan.methods().items()
         }
         where = (
             torch.cuda.get_device_name()

@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import glob
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from rescale_compat.errors import RescaleError
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from rescale_arch import scale_pair
 from rescale_data.option_problems import validated
+from rescale_model.evaluation.effort import read_effort
 from rescale_model.evaluation.validation import Evaluation, LRFileOptions, Metric, ScoreOptions
 
 BICUBIC = "bicubic"
@@ -24,16 +25,39 @@ class ComparisonPlan:
     """What to compare.
 
     Attributes:
-        weights: method -> its file; None: bicubic.
+        weights: network -> its file; None: bicubic.
         scales: label -> factors.
         evaluations: name of an LR file format -> how it is evaluated.
+        efforts: name of an LR file format -> numbers of steps in which LR images are optimised.
         cost_size: side of the image that time and memory are measured with.
     """
 
     weights: dict[str, str | None]
     scales: dict[str, tuple[float, float]]
     evaluations: dict[str, Evaluation]
+    efforts: dict[str, list[int]]
     cost_size: int
+
+    def methods(self, file: str | None = None) -> dict[str, tuple[str, int]]:
+        """Name of a method -> its network and number of steps.
+
+        Args:
+            file: name of an LR file format; None: the methods of all of them.
+        """
+        efforts = [
+            steps for name, of in self.efforts.items() if file in (None, name) for steps in of
+        ]
+        return {
+            method_name(network, steps): (network, steps)
+            for network, weights in self.weights.items()
+            for steps in sorted(set(efforts))
+            if steps == 0 or weights is not None
+        }
+
+
+def method_name(network: str, steps: int) -> str:
+    """``aidn-small``, or ``aidn-small, effort 10``."""
+    return f"{network}, effort {steps}" if steps else network
 
 
 def _check_factors(scales: list[float]) -> list[float]:
@@ -58,6 +82,23 @@ def _check_images(metrics: dict[Any, Any]) -> dict[Any, Any]:
     return metrics
 
 
+class BenchmarkFileOptions(LRFileOptions):
+    """A kind of LR files."""
+
+    efforts: list[Annotated[int, Field(ge=0)]] = Field(
+        [0],
+        min_length=1,
+        description="numbers of steps in which LR images are optimised for the network that "
+        "restores them, as with `--effort` of the command; each network takes part with each",
+    )
+
+    @model_validator(mode="after")
+    def _check_efforts(self) -> Self:
+        for steps in self.efforts:
+            read_effort(steps, self.lr_format, self.lr_quality, self.lr_chroma)
+        return self
+
+
 class BenchmarkValOptions(ScoreOptions):
     """The section ``val:``."""
 
@@ -68,10 +109,10 @@ class BenchmarkValOptions(ScoreOptions):
     scales: Annotated[list[float], AfterValidator(_check_factors)] = Field(
         min_length=1, examples=[[1.5, 2]], description="factors"
     )
-    lr_files: dict[Any, LRFileOptions] = Field(
+    lr_files: dict[Any, BenchmarkFileOptions] = Field(
         min_length=1,
         description="what the LR image goes through, as `png: {lr_format: png}`: name -> "
-        "`lr_format`, `lr_quality` and `lr_chroma`",
+        "`lr_format`, `lr_quality`, `lr_chroma` and `efforts`",
     )
     metrics: Annotated[dict[Any, Metric], AfterValidator(_check_images)] = Field(
         min_length=1,
@@ -103,6 +144,7 @@ def read_plan(val: Mapping[str, Any]) -> ComparisonPlan:
             str(name): Evaluation({**val, **file.model_dump()}, ("hr", "lr"))
             for name, file in options.lr_files.items()
         },
+        {str(name): file.efforts for name, file in options.lr_files.items()},
         options.cost_size,
     )
 

@@ -76,6 +76,7 @@ class ComparisonReport:
         lines = [
             [*place, *(f"{means[*place, scale][metric]:.{digits}f}" for scale in scales)]
             for place in product(*map(self._values, ("set", "lr_file", "method")))
+            if (*place, scales[0]) in means  # not every kind of LR file has every method
         ]
         return _markdown(["set", "LR file", "method", *scales], lines, texts=3)
 
@@ -139,6 +140,8 @@ class ComparisonReport:
         for row, name in zip(axes, sets, strict=True):
             for plot, file in zip(row, files, strict=True):
                 for method in self.costs:
+                    if (name, file, method, scales[0]) not in means:
+                        continue
                     values = [means[name, file, method, scale][metric] for scale in scales]
                     factors = [float(scale.removeprefix("x")) for scale in scales]
                     plot.plot(factors, values, marker="o", markersize=3, label=method)

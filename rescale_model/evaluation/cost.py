@@ -14,7 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import rescale_compat  # noqa: F401  must precede basicsr
 
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor
 
 from rescale_arch.inference_kernels import inference_kernels
-from rescale_model.evaluation.methods import load_method
+from rescale_model.evaluation.effort import Effort
+from rescale_model.evaluation.methods import Method, load_method, optimized_lr
 
 Pair = tuple[float, float]
 _RUNS = 2
@@ -35,7 +35,7 @@ class Cost:
 
     Attributes:
         parameters: number of parameters of its network.
-        seconds: label of a scale -> seconds, the minimum of two runs.
+        seconds: label of a scale -> seconds, the minimum of two runs (with effort, of one).
         memory: peak memory in bytes over all scales, minus that before the first run: GPU memory,
             or memory of the process (on Linux; otherwise None).
     """
@@ -45,7 +45,9 @@ class Cost:
     memory: float | None
 
 
-def measure_cost(weights: str | None, scales: Mapping[str, Pair], side: int, device: str) -> Cost:
+def measure_cost(
+    weights: str | None, scales: Mapping[str, Pair], side: int, device: str, effort: int = 0
+) -> Cost:
     """Measures a method in a new process.
 
     Args:
@@ -53,13 +55,14 @@ def measure_cost(weights: str | None, scales: Mapping[str, Pair], side: int, dev
         scales: label -> factors.
         side: side of the square test image in pixels.
         device: ``'cpu'`` or ``'cuda'``.
+        effort: steps in which the LR image is optimised, for a lossless file.
 
     Raises:
         MemoryError: the process was killed, probably for lack of memory.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
-            return pool.submit(_measure, weights, dict(scales), side, device).result()
+            return pool.submit(_measure, weights, dict(scales), side, device, effort).result()
         except BrokenProcessPool as error:
             raise MemoryError(
                 f"{weights or 'bicubic'}: the process that measured its cost with {side} x {side} "
@@ -69,31 +72,37 @@ def measure_cost(weights: str | None, scales: Mapping[str, Pair], side: int, dev
 
 @torch.inference_mode()
 @inference_kernels()
-def _measure(weights: str | None, scales: dict[str, Pair], side: int, device: str) -> Cost:
+def _measure(
+    weights: str | None, scales: dict[str, Pair], side: int, device: str, effort: int
+) -> Cost:
     on_gpu = device == "cuda"
-    method = load_method(weights, device).network
+    with torch.inference_mode(False):  # effort computes gradients with these weights
+        method, steps = load_method(weights, device), Effort(effort)
     for scale in scales.values():  # excludes memory that libraries allocate on first use
-        _round_trip(method, torch.rand(1, 3, _WARM_UP, _WARM_UP, device=device), scale)
+        _round_trip(method, torch.rand(1, 3, _WARM_UP, _WARM_UP, device=device), scale, steps)
     hr = torch.rand(1, 3, side, side, device=device)
     megapixels = side * side / 1e6
     before = torch.cuda.memory_allocated() if on_gpu else _resident("VmRSS")
     seconds = {}
     for label, scale in scales.items():
         times = []
-        for _ in range(_RUNS):
+        for _ in range(1 if effort else _RUNS):
             start = time.perf_counter()
-            _round_trip(method, hr, scale)
+            _round_trip(method, hr, scale, steps)
             if on_gpu:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
         seconds[label] = min(times) / megapixels
     peak = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM")
     memory = None if peak is None or before is None else (peak - before) / megapixels
-    return Cost(sum(p.numel() for p in method.parameters()), seconds, memory)
+    return Cost(sum(p.numel() for p in method.network.parameters()), seconds, memory)
 
 
-def _round_trip(method: Any, hr: Tensor, scale: Pair) -> None:
-    method.upscale(method.downscale(hr, scale), scale, size=(hr.shape[-2], hr.shape[-1]))
+def _round_trip(method: Method, hr: Tensor, scale: Pair, effort: Effort) -> None:
+    lr = method.network.downscale(hr, scale)
+    if effort.steps:
+        lr = optimized_lr(method, lr, hr, scale, effort)
+    method.network.upscale(lr, scale, size=(hr.shape[-2], hr.shape[-1]))
 
 
 def _resident(field: str) -> int | None:

@@ -16,6 +16,7 @@ from rescale_arch.bicubic import bicubic_lr
 from rescale_arch.memory_format import channels_last
 from rescale_arch.scales import Scale, Size
 from rescale_data.weight_file import read_weights
+from rescale_model.evaluation.effort import Effort, optimized
 
 
 class Bicubic(nn.Module):
@@ -41,6 +42,23 @@ class Method:
 
     network: Any
     architecture: Architecture | None = None
+
+
+def optimized_lr(
+    method: Method, lr: Tensor, hr: Tensor, scale: tuple[float, float], effort: Effort
+) -> Tensor:
+    """Optimises an LR image of a method with a network, untiled."""
+    assert method.architecture is not None
+    size = hr.shape[-2], hr.shape[-1]
+    return optimized(
+        method.network,
+        method.architecture,
+        lr,
+        hr,
+        scale,
+        effort,
+        lambda small: method.network.upscale(small, scale, size=size),
+    )
 
 
 def load_method(weights: str | None, device: str | torch.device) -> Method:
