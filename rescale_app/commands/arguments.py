@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -171,6 +172,23 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
+
+
+def byte_count(text: str) -> int:
+    """Parses a number of bytes, as ``150000``, ``150k``, ``1.5M`` or ``200KiB``."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmM]?)(i?)[bB]?", text.strip())
+    factors = {"": 1, "k": 1000, "m": 1000**2}
+    if match is None or (match[3] and not match[2]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of bytes: valid are 150000, 150k, 1.5M, and KiB and MiB"
+        )
+    factor = factors[match[2].lower()]
+    if match[3]:
+        factor = {1000: 1024, 1000**2: 1024**2}[factor]
+    count = int(float(match[1]) * factor)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than a byte")
+    return count
 
 
 def steps(text: str) -> int:

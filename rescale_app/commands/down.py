@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 from rescale_compat.errors import RescaleError
 
 from rescale_app.commands import arguments
-from rescale_app.commands.files import Result, Source, convert_all, find_jobs, over_background
+from rescale_app.commands.files import (
+    Job,
+    Result,
+    Source,
+    convert_all,
+    find_jobs,
+    over_background,
+)
+from rescale_app.commands.messages import UsageError
 from rescale_app.commands.networks import (
     check_scale,
     choose_default_weights,
@@ -51,6 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "has this size is copied",
     )
     parser.add_argument(
+        "--max-bytes",
+        type=arguments.byte_count,
+        metavar="N",
+        help="files of at most N bytes (150000, 150k, 1.5M), as JPEG unless --format or OUT says "
+        "otherwise: the smallest scale, and then the highest quality, that fit; with -s or --size "
+        "the scale is kept. Prints what was chosen",
+    )
+    parser.add_argument(
         "--hint-name",
         action="store_true",
         help="write scale and original size into the name as well (photo.s2.5.1920x1080.png), from "
@@ -64,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Downscales the input images and returns the exit code."""
     jobs = find_jobs(args)
     suffix = jobs[0].target.suffix.lower()
+    if args.max_bytes is not None:
+        return _run_limited(jobs, suffix, args)
     choose_default_weights(args, suffix)
     ranks = ranks_of(args)
     rescaler = load_rescaler(args, ranks)
@@ -73,19 +91,37 @@ def run(args: argparse.Namespace) -> int:
     def convert(source: Source) -> Result:
         from rescale_app import side_data as sides
         from rescale_app.lr_image import UNCHANGED
-        from rescale_data.lr_info import name_with_hint
 
         pixels, side_data = over_background(source.pixels, source.side_data, args)
         lr = _downscale(rescaler, pixels, args)
         side_data = sides.downscaled(side_data, lr.pixels.shape[:2], lr.info.scale)
         fits = lr.info.scale == UNCHANGED
         remark = "already fits, copied unchanged" if fits else ""
-        target = source.target
-        if args.hint_name:
-            target = target.with_name(f"{name_with_hint(target.stem, lr.info)}{target.suffix}")
-        return Result(lr.pixels, side_data, source.losses, lr.info, remark, target)
+        return Result(lr.pixels, side_data, source.losses, lr.info, remark)
 
     return convert_all(jobs, convert, args, ranks)
+
+
+def _run_limited(jobs: list[Job], suffix: str, args: argparse.Namespace) -> int:
+    from rescale_app.commands.limited import LimitedFiles
+    from rescale_app.included_weights import default_weights
+
+    if args.quality is not None:
+        raise UsageError("--max-bytes chooses the quality: leave out --quality")
+    if args.effort:
+        raise UsageError("--effort is not supported with --max-bytes")
+    may_be_lossy = args.weights is None and suffix == ".webp"
+    lossy_weights = default_weights(lossless=False, method=args.method) if may_be_lossy else None
+    choose_default_weights(args, suffix)
+    ranks = ranks_of(args)
+    rescaler = load_rescaler(args, ranks)
+    if rescaler.architecture.fixed_scale is not None:
+        check_scale(rescaler, args, ("scale", "fit", "size"))
+    files = LimitedFiles(rescaler, lossy_weights, args, ranks, suffix)
+    code = convert_all(jobs, files.convert, args, ranks)
+    if table := files.table():
+        print(table)
+    return code
 
 
 def _downscale(rescaler: Rescaler, image: NDArray[Any], args: argparse.Namespace) -> LRImage:

@@ -62,7 +62,7 @@ class Result:
         losses: what is warned of.
         info: the record, for an LR file.
         remark: printed even for a folder of many files.
-        target: the file to write, if not that of the job.
+        quality: of the file, if not that of ``--quality``.
     """
 
     pixels: NDArray[Any]
@@ -70,7 +70,7 @@ class Result:
     losses: Sequence[Loss]
     info: LRInfo | None = None
     remark: str = ""
-    target: Path | None = None
+    quality: int | None = None
 
 
 def find_jobs(args: argparse.Namespace, name: Callable[[str], str] = str) -> list[Job]:
@@ -88,7 +88,8 @@ def find_jobs(args: argparse.Namespace, name: Callable[[str], str] = str) -> lis
     source, output = args.input, args.output
     if args.quality is not None and args.format == "png":
         raise UsageError("--quality is for jpg and webp, not with --format png")
-    suffix = f".{args.format or ('png' if args.quality is None else 'jpg')}"
+    is_lossy = args.quality is not None or getattr(args, "max_bytes", None) is not None
+    suffix = f".{args.format or ('jpg' if is_lossy else 'png')}"
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if not source.is_dir():
@@ -227,7 +228,9 @@ def convert_all(
                 kept += 1
                 continue
             result = convert(read_source(job, args))
-            target = result.target or job.target
+            target = job.target
+            if hinted and result.info is not None:
+                target = _with_hint(target, result.info)
             appeared = target not in present and target.is_file()
             if appeared and args.skip_existing:
                 kept += 1
@@ -235,7 +238,7 @@ def convert_all(
             write_image(
                 target,
                 result.pixels,
-                quality=args.quality,
+                quality=args.quality if result.quality is None else result.quality,
                 info=result.info,
                 side_data=result.side_data,
             )
@@ -268,6 +271,12 @@ def _files_beside(jobs: Sequence[Job]) -> set[Path]:
     """Everything in the folders that are written to."""
     folders = {job.target.parent for job in jobs}
     return {folder / name for folder in folders for name in os.listdir(folder)}
+
+
+def _with_hint(path: Path, info: LRInfo) -> Path:
+    from rescale_data.lr_info import name_with_hint
+
+    return path.with_name(f"{name_with_hint(path.stem, info)}{path.suffix}")
 
 
 def _without_hint(path: Path) -> Path:

@@ -1,0 +1,138 @@
+"""LR files within a number of bytes: the smallest scale, and then the highest quality, that fit.
+
+The quality goes down first, to a floor; below that, a larger scale costs less (measured with
+aidn-plus and JPEG: from 0.55 bits per pixel, scale 1.5 with quality 54 restores 0.4 dB less than
+scale 2 with quality 80).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rescale_compat.errors import RescaleError
+
+from rescale_app.lr_image import LRImage, scale_text
+from rescale_data.encoding import encode_image
+from rescale_data.quality_search import highest_quality
+
+LOWEST_QUALITY = 75
+"""Of JPEG and WebP. Below, a larger scale with a higher quality restores better at equal bytes."""
+
+_HIGHEST_QUALITY = 95
+_PRECISION = 1.01  # of the scale found
+# Files shrink about as the number of pixels does, somewhat less.
+_EXPONENT = 1.7
+_MOST_ATTEMPTS = 16
+
+
+@dataclass(frozen=True)
+class StoredLR:
+    """An LR image as it is stored.
+
+    Attributes:
+        lr: the image, with side data.
+        lossless: whether it was made for a lossless file.
+        quality: of a lossy file; None: lossless.
+        content: the file.
+    """
+
+    lr: LRImage
+    lossless: bool
+    quality: int | None
+    content: bytes
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What came of a scale: a file that fits, or the size of the smallest."""
+
+    stored: StoredLR | None
+    smallest: int
+    smallest_is: str
+
+    def side_ratio(self, limit: int) -> float:
+        """By how much larger a scale would just fit, roughly, with the lowest quality."""
+        return math.pow(self.smallest / limit, 1 / _EXPONENT) * 1.002
+
+
+Downscale = Callable[[bool, float], LRImage]
+"""Makes an LR image for a lossless or a lossy file, of a scale from 1 up; with side data."""
+
+
+def smallest_within(
+    downscale: Downscale,
+    suffix: str,
+    limit: int,
+    lowest: float,
+    highest: float,
+) -> StoredLR:
+    """Finds the smallest scale, up to 1 %, and its highest quality that fit into ``limit`` bytes.
+
+    Args:
+        downscale: makes LR images.
+        suffix: format of the file: ``.png`` is lossless, ``.jpg`` lossy, and ``.webp`` lossless
+            where that fits.
+        limit: bytes of the file, metadata included.
+        lowest: smallest scale to try.
+        highest: largest scale to try; ``lowest`` for a fixed scale.
+
+    Raises:
+        ValueError: no scale and quality fit.
+    """
+    scale, too_small, fits = lowest, lowest, highest
+    best: _Attempt | None = None
+    for _ in range(_MOST_ATTEMPTS):
+        attempt = _attempt(downscale, suffix, limit, scale)
+        if attempt.stored is not None:
+            best, fits = attempt, scale
+        elif scale >= highest:
+            raise RescaleError(_too_large(attempt, limit, lowest, highest))
+        else:
+            too_small = scale
+        if best is None:
+            scale = min(highest, max(scale * attempt.side_ratio(limit), scale * _PRECISION))
+        elif fits <= too_small * _PRECISION:
+            break
+        else:
+            guess = fits * best.side_ratio(limit)
+            inside = too_small * 1.003 < guess < fits * 0.997
+            scale = guess if inside else (too_small * fits) ** 0.5
+    assert best is not None and best.stored is not None
+    return best.stored
+
+
+def _too_large(attempt: _Attempt, limit: int, lowest: float, highest: float) -> str:
+    if lowest == highest:
+        at, advice = f"at scale {scale_text(lowest)}", "; a larger scale takes less"
+    else:
+        at, advice = f"by {scale_text(highest)}, the largest factor", ""
+    return (
+        f"cannot be stored in {limit:,} bytes: {at}, {attempt.smallest_is} takes "
+        f"{attempt.smallest:,}{advice}"
+    )
+
+
+def _attempt(downscale: Downscale, suffix: str, limit: int, scale: float) -> _Attempt:
+    kind = suffix.lower()
+    if kind in (".png", ".webp"):
+        lr = downscale(True, scale)
+        content = _encoded(lr, kind, None)
+        if len(content) <= limit or kind == ".png":
+            stored = StoredLR(lr, True, None, content) if len(content) <= limit else None
+            return _Attempt(stored, len(content), "a lossless file")
+    lr = downscale(False, scale)
+    content = _encoded(lr, kind, LOWEST_QUALITY)
+    smallest, smallest_is = len(content), f"a file of quality {LOWEST_QUALITY}"
+    if smallest > limit:
+        return _Attempt(None, smallest, smallest_is)
+    found = highest_quality(
+        lambda quality: _encoded(lr, kind, quality), limit, LOWEST_QUALITY, _HIGHEST_QUALITY
+    )
+    quality, content = found or (LOWEST_QUALITY, content)
+    return _Attempt(StoredLR(lr, False, quality, content), smallest, smallest_is)
+
+
+def _encoded(lr: LRImage, suffix: str, quality: int | None) -> bytes:
+    return encode_image(lr.pixels, suffix, quality=quality, info=lr.info, side_data=lr.side_data)
