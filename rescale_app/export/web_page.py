@@ -10,10 +10,13 @@ from typing import Any
 
 from rescale_compat.errors import RescaleError
 
+import numpy as np
 import onnxruntime
+import torch
 
 from rescale_app.export.npm import fetch_files
 from rescale_app.export.onnx_files import ExportedModel, export_models
+from rescale_app.export.verification import run_model
 from rescale_app.html import components
 from rescale_app.included_weights import default_weights, find_weights
 from rescale_app.weight_import import load_weights
@@ -39,6 +42,7 @@ _RUNTIME_FILES = (
 )
 # The npm package has no copy of its license; the Python package of the same project has.
 _RUNTIME_LICENSES = ("LICENSE", "ThirdPartyNotices.txt")
+_SIDE, _SCALE = 8, 2  # of the pattern that tests a GPU
 _WEB = Path(__file__).parent / "web"
 # Read by some static hosts. With these headers, browsers allow several threads.
 _HEADERS = """\
@@ -78,7 +82,7 @@ def export_page(folder: Path, weights: Sequence[str] = DEFAULT_WEIGHTS) -> None:
     for name in _RUNTIME_LICENSES:
         files[f"runtime/{name}"] = Path(onnxruntime.__file__).with_name(name).read_bytes()
     files["compare.js"] = components.script().encode()
-    files["models.json"] = json.dumps(models, indent=1).encode()
+    files["models.json"] = json.dumps(models).encode()
     files["LICENSES.txt"] = _licenses().encode()
     files["_headers"] = _HEADERS.encode()
     # the page itself last
@@ -98,7 +102,18 @@ def _entry(name: str, loaded: LoadedNetwork, model: ExportedModel) -> dict[str, 
         "weights": fingerprint(loaded.weights),
         "halo": model.graph.halo,
         "lossy": name == default_weights(lossless=False),
+        "test": _test(model.data),
     }
+
+
+def _test(model: bytes) -> dict[str, Any]:
+    """A pattern that the page restores before it relies on a GPU, and the result."""
+    samples = 37 * np.arange(3 * _SIDE * _SIDE) % 256
+    image = torch.from_numpy(samples.reshape(1, 3, _SIDE, _SIDE).astype(np.float32) / 255)
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    size = _SCALE * _SIDE, _SCALE * _SIDE
+    expected = run_model(session, 1, image, (_SCALE, _SCALE), size)
+    return {"side": _SIDE, "scale": _SCALE, "expected": expected.ravel().round(4).tolist()}
 
 
 def _licenses() -> str:

@@ -4,10 +4,12 @@
  * {progress}, {result} or {error, unknown}; unknown: scale and size are not known.
  */
 
+import { modelInputs } from "./model_inputs.js";
 import { FileError, hintInName, readRecord } from "./record.js";
 import { restore } from "./restore.js";
 
 const runtimes = { wasm: "./runtime/ort.wasm.min.mjs", webgpu: "./runtime/ort.webgpu.min.mjs" };
+const GPU_TEST_LIMIT = 60_000; // milliseconds
 const sessions = new Map();
 let engine;
 
@@ -115,28 +117,59 @@ async function encode(pixels, width, height) {
 
 /** The function that runs a model; sessions are kept. */
 async function load(model) {
-  engine ??= await start();
-  if (!sessions.has(model.name)) {
-    const data = await (await fetchFile(model.file)).arrayBuffer();
-    const options = { executionProviders: engine.providers };
-    sessions.set(model.name, await engine.ort.InferenceSession.create(data, options));
-  }
-  const session = sessions.get(model.name);
+  engine ??= await start(model);
+  if (!sessions.has(model.name)) sessions.set(model.name, await open(engine, model));
+  return sessions.get(model.name);
+}
+
+/** Creates a session, and returns the function that runs it. */
+async function open({ ort, providers }, model) {
+  ort.env.logLevel = "error"; // otherwise also that operators on shapes run on the CPU
+  const data = await (await fetchFile(model.file)).arrayBuffer();
+  const session = await ort.InferenceSession.create(data, { executionProviders: providers });
   return async (inputs) => {
-    const tensors = Object.entries(inputs).map(([name, { data, dims }]) => [name, new engine.ort.Tensor("float32", data, dims)]);
+    const tensors = Object.entries(inputs).map(([name, { data, dims }]) => [name, new ort.Tensor("float32", data, dims)]);
     return session.run(Object.fromEntries(tensors));
   };
 }
 
-/** Loads the runtime: for a GPU where there is one, otherwise for the CPU, with threads if allowed. */
-async function start() {
-  const adapter = await navigator.gpu?.requestAdapter();
-  const kind = adapter ? "webgpu" : "wasm";
-  const ort = await import(runtimes[kind]);
+/** Loads the runtime: for a GPU where there is one that computes correctly, otherwise for the CPU,
+ * with threads if allowed.
+ */
+async function start(model) {
+  let reason = "";
+  if (await navigator.gpu?.requestAdapter()) {
+    try {
+      const gpu = { ort: await import(runtimes.webgpu), providers: ["webgpu"], title: "WebGPU" };
+      await within(GPU_TEST_LIMIT, test(gpu, model));
+      return gpu;
+    } catch (error) {
+      console.warn("WebGPU is not used:", error);
+      reason = `; WebGPU failed a test (${error.message ?? error})`;
+    }
+  }
+  const ort = await import(runtimes.wasm);
   const threads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
   ort.env.wasm.numThreads = threads;
-  const title = adapter ? "WebGPU" : `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`;
-  return { ort, providers: adapter ? ["webgpu", "wasm"] : ["wasm"], title };
+  const title = `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}${reason}`;
+  return { ort, providers: ["wasm"], title };
+}
+
+/** Restores a small pattern, and compares it with the stored result. */
+async function test(engine, model) {
+  const run = await open(engine, model);
+  const { side, scale, expected } = model.test;
+  const data = Float32Array.from({ length: 3 * side * side }, (_, i) => ((37 * i) % 256) / 255);
+  const inputs = modelInputs([scale, scale], [scale * side, scale * side]);
+  const axes = Object.entries(inputs).map(([name, values]) => [name, { data: values, dims: [values.length] }]);
+  const { output } = await run({ image: { data, dims: [1, 3, side, side] }, ...Object.fromEntries(axes) });
+  const isClose = (value, i) => Math.abs(output.data[i] - value) <= 1 / 255;
+  if (!expected.every(isClose)) throw new Error("wrong result");
+}
+
+function within(milliseconds, promise) {
+  const late = (_, reject) => setTimeout(() => reject(new Error("no result in time")), milliseconds);
+  return Promise.race([promise, new Promise(late)]);
 }
 
 async function fetchFile(path) {
