@@ -395,6 +395,10 @@ def test_a_file_without_a_record(page: Page, rescaler: Rescaler, tmp_path: Path)
     assert not page.all("#given-scale")
     page.upload(tmp_path / "stripped.png", "small")
     page.wait_for("#restore-status", "stripped.png contains no record")
+    values = ("return ['scale', 'width', 'height'].map("
+              "e => document.querySelector(`#given-${e} input`)?.value)")  # fmt: skip
+    until(lambda: page.run(values) == ["2", "80", "62"])
+    page.set("given-width", 0)
     page.one("#given-start").click()
     page.wait_for("#restore-status", "Scale, width and height of the original are needed.")
     for field, value in (("scale", 2.5), ("width", 100), ("height", 76)):

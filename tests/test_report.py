@@ -24,6 +24,7 @@ from skimage import data
 from training import NETWORK, changed
 
 from rescale_app import cli
+from rescale_app.html.error_levels import error_image, error_levels
 from rescale_app.report import images as report_images
 from rescale_app.report.results import Outcome
 from rescale_app.report.worst_crops import SIZE, worst_crops
@@ -41,6 +42,19 @@ METRICS = {
     "lr_psnr": {"type": "calculate_psnr", "image": "lr"},
     "bicubic_psnr_y": {"type": "calculate_psnr", "test_y_channel": True, "image": "bicubic"},
 }
+
+
+LAYERS = [
+    "Original", "Restored x2.5", "Bicubic x2.5", "Error: Restored x2.5", "Error: Bicubic x2.5",
+    "LR x2.5",
+]  # fmt: skip
+HEADINGS = [
+    "Gain over bicubic, PSNR Y, dB",
+    "PSNR Y, dB",
+    "SSIM RGB",
+    "PSNR RGB of the LR image, dB",
+    "PSNR Y of bicubic, dB",
+]
 
 
 # --- what is on a page ----------------------------------------------------------------------------
@@ -124,6 +138,15 @@ def shown(value: str, metric: str) -> str:
     if math.isinf(number):
         return "\N{INFINITY}"
     return f"{number:.{2 if 'psnr' in metric else 4}f}"
+
+
+def gain(figures: dict[str, Any]) -> str:
+    return f"{float(figures['psnr_y']) - float(figures['bicubic_psnr_y']):+.2f}"
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Y as in MATLAB's rgb2ycbcr, BT.601."""
+    return image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -216,17 +239,17 @@ def test_it_tells_what_was_tested(page: Page) -> None:
         assert fact in text
     assert re.search(r"Test of \d{4}-\d\d-\d\d \d\d:\d\d\b", text)
     assert page.plots == ["PSNR over the scale: whole"]
-    for label in ("psnr_y", "bicubic_psnr_y", "PSNR, dB"):
-        assert label in text
+    (plot,) = re.findall(r"<svg.*?</svg>", page.html, re.S)
+    assert {"AIDN", "bicubic", "PSNR Y, dB"} <= set(re.findall(r">([^<>]+)</text>", plot))
 
 
 def test_means_are_in_a_table(page: Page, run: Path) -> None:
     folder = pictures_folder(run / "results" / "evaluated")
     means = json.loads((folder / "metrics.json").read_text())["mean"]
     header, *rows = page.whole.tables[0]
-    assert header == ["scale", *METRICS]
+    assert header == ["Scale", *HEADINGS]
     assert rows == [
-        [scale, *(shown(value, metric) for metric, value in mean.items())]
+        [scale, gain(mean), *(shown(value, metric) for metric, value in mean.items())]
         for scale, mean in means.items()
     ]
 
@@ -239,9 +262,9 @@ def test_all_figures_of_the_csv_are_in_tables(page: Page, run: Path) -> None:
     articles = {article.text[0].strip(): article for article in page.articles}
     for row in rows:
         (table,) = articles[row["image"]].tables
-        assert table[0] == ["scale", *METRICS]
-        assert [row["case"], *(shown(row[metric], metric) for metric in METRICS)] in table
-    totals = [sum(float(line[1]) for line in a.tables[0][1:]) for a in page.articles]
+        assert table[0] == ["Scale", *HEADINGS]
+        assert [row["case"], gain(row), *(shown(row[m], m) for m in METRICS)] in table
+    totals = [sum(float(line[2]) for line in a.tables[0][1:]) for a in page.articles]
     assert totals == sorted(totals)
 
 
@@ -252,14 +275,30 @@ def test_a_divider_for_each_picture(page: Page, run: Path) -> None:
         image = article.text[0].strip()
         (layers,) = article.dividers
         assert [layer["data-label"] for layer in layers] == [
-            "Original", *(f"Restored {s}" for s in SCALES), *(f"LR {s}" for s in SCALES),
+            "Original",
+            *(f"Restored {s}" for s in SCALES),
+            *(f"Bicubic {s}" for s in SCALES),
+            *(f"Error: Restored {s}" for s in SCALES),
+            *(f"Error: Bicubic {s}" for s in SCALES),
+            *(f"LR {s}" for s in SCALES),
         ]  # fmt: skip
         assert np.array_equal(pixels(layers[0]), original(run, image))
         for layer, scale in zip(layers[1:4], SCALES, strict=True):
             assert file_of(layer) == (folder / f"{image}_{scale}_hr.png").read_bytes()
-        for layer, scale in zip(layers[4:], SCALES, strict=True):
+        for layer, scale in zip(layers[13:], SCALES, strict=True):
             assert file_of(layer) == (folder / f"{image}_{scale}_lr.png").read_bytes()
             assert "data-enlarged" in layer
+        rows = json.loads((folder / "metrics.json").read_text())["images"]
+        for bicubic, errors, scale in zip(layers[4:7], layers[10:13], SCALES, strict=True):
+            figures = next(r for r in rows if (r["image"], r["case"]) == (image, scale))
+            edge = math.ceil(max(np.atleast_1d(SCALES[scale])))
+            inner = (slice(edge, -edge), slice(edge, -edge))
+            y = [luma(each)[inner] for each in (original(run, image), pixels(bicubic))]
+            assert psnr(*y) == pytest.approx(float(figures["bicubic_psnr_y"]), abs=0.01)
+            assert "data-errors" in errors
+            assert file_of(errors) == error_image(
+                error_levels(original(run, image), pixels(bicubic))
+            )
         assert all(layer["loading"] == "lazy" for layer in layers)
 
 
@@ -359,21 +398,35 @@ def test_a_benchmark(benchmark_run: Path) -> None:
     assert page.plots == [f"PSNR over the scale: {title}" for title in titles]
     with open(benchmark_run / "benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 16
+    assert len(rows) == 20
     articles = {article.text[0].strip(): article for article in page.articles}
     metrics = ["ssim", "psnr_y", "lr_psnr"]
+    bicubic = {
+        tuple(row[key] for key in ("set", "image", "scale", "lr_file")): float(row["psnr_y"])
+        for row in rows
+        if row["method"] == "bicubic"
+    }
     for row in rows:
         tables = {table[0][0]: table for table in articles[row["image"]].tables}
-        line = [f"{row['method']}, {row['lr_file']}", *(shown(row[m], m) for m in metrics)]
+        place = tuple(row[key] for key in ("set", "image", "scale", "lr_file"))
+        gained = float(row["psnr_y"]) - bicubic[place]
+        line = [
+            f"{row['method']}, {row['lr_file']}",
+            f"{gained:+.2f}" if gained else "0.00",
+            *(shown(row[m], m) for m in metrics),
+        ]
         assert line in tables[row["scale"]]
-    mean = next(table for table in page.whole.tables if table[0] == ["method, LR file", "x2", "x3"])
+    gains, mean = [t for t in page.whole.tables if t[0] == ["Method, LR file", "x2", "x3"]][:2]
+    methods = {"tiny, png", "tiny, effort 10, png", "tiny, jpeg75"}
+    assert {line[0] for line in gains[1:]} == methods
+    assert "Gain over bicubic, PSNR Y, dB" in text
     assert mean[1][0] == "bicubic, png"
     assert mean[1][1] == shown(rows[0]["ssim"], "ssim")  # of the only picture of the set
     for article in page.articles:
         assert len(article.dividers) == 2  # one for each scale
         for layers in article.dividers:
-            assert len(layers) == 9
-            assert len({layer["data-name"] for layer in layers}) == 9
+            assert len(layers) == 16
+            assert len({layer["data-name"] for layer in layers}) == 16
     assert page.crops
     assert all("tiny, " in "".join(crop.text) for crop in page.crops)
 
@@ -394,8 +447,8 @@ def test_names_may_look_like_numbers_or_lists(
     assert capsys.readouterr().err == ""
     assert page.crops
     assert [layer["data-label"] for layer in page.articles[0].dividers[0]] == [
-        "Original", "Restored x2.5", "LR x2.5",
-    ]  # fmt: skip
+        *LAYERS,
+    ]
     assert page.articles[0].tables and f"{name} (1)" in " ".join(page.whole.text)
 
 
@@ -432,6 +485,7 @@ def test_originals_in_an_lmdb(lmdb: Path, pictures: Path, weights: Path, tmp_pat
         **{
             "datasets: test_1: dataroot_gt": str(lmdb),
             "datasets: test_1: io_backend": {"type": "lmdb"},
+            "datasets: test_1: dtype": "uint8",
             "val: scales": [2.5],
             "val: suffix": "mine",
         },
@@ -441,7 +495,7 @@ def test_originals_in_an_lmdb(lmdb: Path, pictures: Path, weights: Path, tmp_pat
     assert page.plots == []  # of a single scale there is nothing to draw
     for article in page.articles:
         layers = article.dividers[0]
-        assert [layer["data-label"] for layer in layers] == ["Original", "Restored x2.5", "LR x2.5"]
+        assert [layer["data-label"] for layer in layers] == LAYERS
         image = article.text[0].strip()
         assert np.array_equal(pixels(layers[0]), read_image(pictures / f"{image}.png"))
 
@@ -483,7 +537,7 @@ def test_restored_pictures_are_missing(own: Path, capsys: pytest.CaptureFixture[
     page = reported(own)
     assert "1 restored images are missing" in capsys.readouterr().err
     article = next(a for a in page.articles if a.text[0].strip() == "rocket")
-    assert len(article.dividers[0]) == 6
+    assert len(article.dividers[0]) == 12
     for path in pictures_folder(own).glob("*.png"):
         path.unlink()
     page = reported(own)
@@ -649,7 +703,7 @@ def test_in_a_browser(browser: Any, page: Page, run: Path) -> None:
                      one(".layer:nth-child(2)").get_attribute("style"))  # fmt: skip
 
     before = zooms()
-    assert len(before) == 2 + 7
+    assert len(before) == 2 + 16
     assert len(set(before)) == 1
     one("button[aria-label='Zoom in']").click()
     assert zooms() == pytest.approx([1.5 * zoom for zoom in before], rel=1e-3)

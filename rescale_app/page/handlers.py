@@ -32,6 +32,7 @@ from rescale_app.page.round_trip import (
 from rescale_app.page.weights import Rescalers, for_jpeg, titles
 from rescale_app.page.workspace import Workspace
 from rescale_app.rescaler import OnProgress
+from rescale_data.decoding import image_size
 from rescale_data.image_file import LRInfo, read_info
 from rescale_data.lr_info import hint_in_name
 
@@ -144,14 +145,18 @@ class Handlers:
     async def restore(
         self, file: str | None, name: str, request: gr.Request
     ) -> AsyncIterator[Update]:
-        """Yields status, cancel button, the restored image, and the fields for what is missing."""
+        """Yields status, cancel button, the restored image, and fields for what is missing.
+
+        The last values are those of the fields: scale, width and height, as an example.
+        """
         if file is None:
             return
         source = Source(Path(file), name)
         try:
             info: LRInfo | Given | None = read_info(source.path)
+            height, width = image_size(source.path.read_bytes(), source.name)
         except (RescaleError, OSError) as error:
-            yield _failure(error, source), _HIDDEN, gr.skip(), _HIDDEN
+            yield _failure(error, source), _HIDDEN, gr.skip(), *_NO_FIELDS
             return
         hint = hint_in_name(source.name)
         if info is None and hint is not None:
@@ -160,12 +165,14 @@ class Handlers:
             text = (
                 f"{source.name} contains no record of its scale and original size: either it was "
                 "not created by this program, or a platform has stripped the record. If they are "
-                "known, enter them."
+                f"known, enter them; as an example, the fields say that it was {2 * width}x"
+                f"{2 * height} and became {width}x{height}."
             )
-            yield notice(text, "hint"), _HIDDEN, gr.skip(), gr.update(visible=True)
+            fields = (gr.update(visible=True), 2, 2 * width, 2 * height)
+            yield notice(text, "hint"), _HIDDEN, gr.skip(), *fields
             return
         async for update in self._restore(source, info, _visitor(request)):
-            yield *update, _HIDDEN
+            yield *update, *_NO_FIELDS
 
     async def restore_given(
         self,
@@ -282,6 +289,7 @@ class Handlers:
 
 
 _HIDDEN = gr.update(visible=False)
+_NO_FIELDS = (_HIDDEN, gr.skip(), gr.skip(), gr.skip())
 _BUSY = (gr.update(visible=True), gr.skip(), gr.skip())
 
 

@@ -226,21 +226,25 @@ def _restore_tab(handlers: Handlers) -> tuple[list[Any], list[Any]]:
                 variant="primary",
                 elem_id="small",
             )
-        with (
-            gr.Column(elem_classes="rescale-settings"),
-            gr.Column(visible=False, elem_id="given") as fields,
-        ):
-            scale = gr.Number(label="Scale", elem_id="given-scale")
-            width = gr.Number(label="Width of the original", precision=0, elem_id="given-width")
-            height = gr.Number(label="Height of the original", precision=0, elem_id="given-height")
-            weights = gr.Radio(choices, value="", label="Method", elem_id="given-weights")
-            start = gr.Button("Restore", variant="primary", elem_id="given-start")
         with gr.Column(elem_classes="rescale-output"):
             with gr.Row(elem_classes="rescale-state"):
                 status = gr.HTML("", elem_id="restore-status")
                 cancel = gr.Button("Cancel", size="sm", visible=False, elem_id="restore-cancel")
+            with gr.Column(visible=False, elem_id="given") as fields:
+                with gr.Row():
+                    scale = gr.Number(label="Scale", elem_id="given-scale")
+                    width, height = (
+                        gr.Number(
+                            label=f"{side} of the original",
+                            precision=0,
+                            elem_id=f"given-{side.lower()}",
+                        )
+                        for side in ("Width", "Height")
+                    )
+                weights = gr.Radio(choices, value="", label="Method", elem_id="given-weights")
+                start = gr.Button("Restore", variant="primary", elem_id="given-start")
             restored = gr.HTML(render("page_empty.html", text=_EMPTY), elem_id="restored")
-    outputs = [status, cancel, restored, fields]
+    outputs = [status, cancel, restored, fields, scale, width, height]
     inputs = [small, gr.Textbox(visible=False)]
     given = [scale, width, height, weights]
     small.upload(None, None, None, js=_SHOW.format("restore-status"), **_AT_ONCE)

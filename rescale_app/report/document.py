@@ -12,6 +12,7 @@ from markupsafe import Markup
 from rescale_app.html.components import script, style
 from rescale_app.html.rendering import stream
 from rescale_app.report import tables
+from rescale_app.report.headings import headings
 from rescale_app.report.images import all_images, crop_figure
 from rescale_app.report.originals import Originals, find
 from rescale_app.report.plot import plots
@@ -52,6 +53,7 @@ def write_report(
                 facts=_facts(results),
                 remarks=[f"{remark}." for remark in remarks],
                 means=tables.means(results),
+                main_heading=headings(results.metrics).get(results.main_metric or ""),
                 costs=tables.costs(results),
                 plots=map(Markup, plots(results)),
                 crops=list(map(crop_figure, worst)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rescale_app.html.components import Layer, comparison, data_url, notice
+from rescale_app.html.error_levels import error_image, error_levels
 from rescale_app.html.rendering import render
 from rescale_app.report import tables
 from rescale_app.report.originals import Originals
-from rescale_app.report.results import BICUBIC, Outcome, Results
+from rescale_app.report.results import BICUBIC, Outcome, Results, factors
 from rescale_app.report.worst_crops import Crop
+from rescale_arch import imresize
+from rescale_arch.bicubic import bicubic_lr
+from rescale_arch.rounding import quantize
 from rescale_data.image_file import read_image
+from rescale_data.pixels import to_pixels, to_tensor
 
 LONGEST = 1024
 """Images with a longer side are scaled down to this."""
@@ -124,20 +129,25 @@ def _divider(
     if not saved:
         return Markup()
     set_name, image = saved[0].set, saved[0].image
-    layers, size = [], (0, 0)
+    original = None
     if set_name in originals and image in originals[set_name]:
-        url, size = _embedded(originals[set_name][image])
-        layers.append(Layer("hr", "Original", url))
+        original = originals[set_name][image]
+    layers, size = [], (0, 0)
+    if original is not None:
+        layers.append(Layer("original", "Original", _embedded(original)[0]))
     for outcome in saved:
+        label = _label(results, outcome)
         url, size = _embedded(outcome.restored)
-        layers.append(Layer(f"hr {_label(results, outcome)}", _label(results, outcome), url))
+        layers.append(Layer(label, label, url))
+    if original is not None:
+        layers += _against(results, original, saved)
     for outcome in outcomes:
         if outcome.lr.is_file():
             label = f"LR {_label(results, outcome).removeprefix('Restored ')}"
             layers.append(Layer(label, label, _embedded(outcome.lr)[0], enlarged=True))
-    networks = [outcome for outcome in saved if outcome.method != BICUBIC] or saved
-    right = f"hr {_label(results, min(networks, key=results.rank))}"
-    left = layers[0].name if layers[0].name != right else layers[-1].name
+    worst = min([each for each in saved if each.method != BICUBIC] or saved, key=results.rank)
+    right, names = _label(results, worst), [layer.name for layer in layers]
+    left = next(name for name in (_bicubic(results, worst), *names) if name in names)
     order = ", ".join(layer.label for layer in layers)
     full = read_image(saved[0].restored).shape[:2]
     return render(
@@ -149,22 +159,64 @@ def _divider(
     )
 
 
+def _against(results: Results, original: Pixels, saved: Sequence[Outcome]) -> Iterator[Layer]:
+    """Bicubic images, of which a benchmark has its own, and errors."""
+    compared = {_label(results, outcome): read_image(outcome.restored) for outcome in saved}
+    if not results.is_benchmark:
+        for outcome in saved:
+            label = _bicubic(results, outcome)
+            compared[label] = bicubic_round_trip(original, factors(outcome.scale))
+            yield Layer(label, label, _embedded(compared[label])[0])
+    for label, pixels in compared.items():
+        levels = error_levels(original, pixels)
+        smaller = Image.fromarray(levels).resize(_fitting(levels)[::-1], Image.Resampling.BOX)
+        url = data_url(error_image(np.asarray(smaller)), "image.png")
+        yield Layer(f"errors {label}", f"Error: {label}", url, errors=True)
+
+
+def bicubic_round_trip(original: Pixels, scale: tuple[float, float]) -> Pixels:
+    """Downscales to an 8-bit LR image and back by bicubic interpolation, as tests evaluate it.
+
+    Args:
+        original: (H, W, 3) uint8 RGB.
+        scale: factors (vertical, horizontal).
+
+    Returns:
+        the same shape, uint8.
+    """
+    size = (original.shape[0], original.shape[1])
+    lr = quantize(bicubic_lr(to_tensor(original), scale))
+    return to_pixels(imresize(lr, size, scale))
+
+
 def _label(results: Results, outcome: Outcome) -> str:
     return outcome.variant if results.is_benchmark else f"Restored {outcome.scale}"
+
+
+def _bicubic(results: Results, outcome: Outcome) -> str:
+    """Name of the bicubic image to compare an outcome with."""
+    if results.is_benchmark:
+        return replace(outcome, method=BICUBIC).variant
+    return f"Bicubic {outcome.scale}"
+
+
+def _fitting(pixels: NDArray[np.uint8]) -> Size:
+    """The size of an image, scaled down if a side is longer than `LONGEST`."""
+    height, width = pixels.shape[:2]
+    longest = max(height, width, LONGEST)
+    return max(1, round(height * LONGEST / longest)), max(1, round(width * LONGEST / longest))
 
 
 def _embedded(image: Path | Pixels) -> tuple[str, Size]:
     """A data URL with an image, unchanged or scaled down to `LONGEST`, and its (height, width)."""
     pixels = read_image(image) if isinstance(image, Path) else image
-    height, width = pixels.shape[:2]
-    longest = max(height, width)
-    if longest > LONGEST:
-        height, width = (max(1, round(side * LONGEST / longest)) for side in (height, width))
-        smaller = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
-        return _png(np.asarray(smaller)), (height, width)
+    size = _fitting(pixels)
+    if size != pixels.shape[:2]:
+        smaller = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX)
+        return _png(np.asarray(smaller)), size
     if isinstance(image, Path):
-        return data_url(image.read_bytes(), "image.png"), (height, width)
-    return _png(pixels), (height, width)
+        return data_url(image.read_bytes(), "image.png"), size
+    return _png(pixels), size
 
 
 def _png(pixels: Pixels) -> str:

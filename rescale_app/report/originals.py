@@ -90,5 +90,7 @@ def _dataset_options(results: Results, set_name: str) -> dict[str, Any]:
 
 
 def _pixels(sample: Sample) -> Pixels:
-    pixels = (sample["gt"] * 255).round().byte().permute(1, 2, 0)
-    return np.ascontiguousarray(pixels.numpy())
+    gt = sample["gt"]
+    if gt.is_floating_point():  # uint8 with the dataset's option dtype: uint8
+        gt = (gt * 255).round().byte()
+    return np.ascontiguousarray(gt.permute(1, 2, 0).numpy())

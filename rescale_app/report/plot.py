@@ -9,7 +9,8 @@ from html import escape
 from itertools import product
 from typing import Any
 
-from rescale_app.report.results import Results, factor, psnrs
+from rescale_app.report.headings import headings
+from rescale_app.report.results import BICUBIC, Results, distinct, factor
 
 _INCHES = (4.8, 3.4)
 _INK = "#010203"  # placeholder for the text colour of the page
@@ -29,21 +30,23 @@ def plots(results: Results) -> Iterator[str]:
     Yields nothing if there is only one scale, or no PSNR.
     """
     scales = sorted(results.values("scale"), key=factor)
-    metrics = psnrs(results.metrics, ("hr",) if results.is_benchmark else ("hr", "bicubic"))
-    if len(scales) < 2 or not metrics:
+    metric = results.compared_metric or (results.main_metric, None)
+    if len(scales) < 2 or metric[0] is None:
         return
+    label = headings(results.metrics)[metric[0]]
     for place in product(results.values("set"), results.values("lr_file")):
 
-        def points(method: str, metric: str, place: tuple[str, str] = place) -> _Points:
-            return [(factor(s), results.means[*place, method, s][metric]) for s in scales]
+        def points(method: str, name: str, place: tuple[str, str] = place) -> _Points:
+            return [(factor(s), results.means[*place, method, s][name]) for s in scales]
 
-        methods = results.values("method")
+        methods = distinct(key[2] for key in results.means if key[:2] == place)
         if results.is_benchmark:
-            curves = {method: points(method, metrics[0]) for method in methods}
-            yield _plot(", ".join(place), metrics[0], scales, curves)
+            curves = {method: points(method, metric[0]) for method in methods}
         else:
-            curves = {metric: points(methods[0], metric) for metric in metrics}
-            yield _plot(place[0], "PSNR, dB", scales, curves)
+            curves = {methods[0]: points(methods[0], metric[0])}
+            if metric[1] is not None:
+                curves[BICUBIC] = points(methods[0], metric[1])
+        yield _plot(", ".join(filter(None, place)), label, scales, curves)
 
 
 def _plot(title: str, label: str, scales: Sequence[str], curves: Mapping[str, _Points]) -> str:

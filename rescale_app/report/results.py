@@ -94,6 +94,38 @@ class Results:
         """The first PSNR of restored images, if any."""
         return next(iter(psnrs(self.metrics, ("hr",))), None)
 
+    @cached_property
+    def compared_metric(self) -> tuple[str, str] | None:
+        """The first PSNR of restored images that bicubic's can be compared with, and that one.
+
+        In a benchmark these are the same, of different methods.
+        """
+        if self.is_benchmark:
+            has_bicubic = BICUBIC in self.values("method")
+            return (
+                (self.main_metric, self.main_metric) if self.main_metric and has_bicubic else None
+            )
+        for name in psnrs(self.metrics, ("hr",)):
+            for other in psnrs(self.metrics, ("bicubic",)):
+                if _without_image(self.metrics[name]) == _without_image(self.metrics[other]):
+                    return name, other
+        return None
+
+    def gain(
+        self, figures: Mapping[str, float], bicubic: Mapping[str, float] | None
+    ) -> float | None:
+        """Gain of a result over bicubic in dB, if it is known.
+
+        Args:
+            figures: metric -> value.
+            bicubic: in a benchmark, those of bicubic in the same place; otherwise ``figures``.
+        """
+        if self.compared_metric is None or bicubic is None:
+            return None
+        own, other = self.compared_metric
+        gain = figures[own] - bicubic[other]
+        return None if math.isnan(gain) else gain
+
     def rank(self, outcome: Outcome) -> float:
         """The main metric of an outcome; 0 without one."""
         return outcome.figures[self.main_metric] if self.main_metric else 0
@@ -167,10 +199,19 @@ def psnrs(metrics: Mapping[str, Mapping[str, Any]], images: Iterable[str]) -> li
     ]
 
 
+def _without_image(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "image"}
+
+
+def factors(scale: str) -> tuple[float, float]:
+    """The factors (vertical, horizontal) that a scale's label represents."""
+    numbers = [float(number) for number in scale.removeprefix("x").split("x")]
+    return numbers[0], numbers[-1]
+
+
 def factor(scale: str) -> float:
     """The factor that a scale's label represents; for a pair, the geometric mean."""
-    numbers = [float(number) for number in scale.removeprefix("x").split("x")]
-    return math.prod(numbers) ** (1 / len(numbers))
+    return math.sqrt(math.prod(factors(scale)))
 
 
 @contextmanager
@@ -196,7 +237,9 @@ def _of_test(table: Path, row: Mapping[str, Any], options: Mapping[str, Any]) ->
 
 
 def _of_benchmark(table: Path, row: Mapping[str, Any], options: Mapping[str, Any]) -> Outcome:
-    stem = "_".join(row[key] for key in ("image", "scale", "lr_file", "method"))
+    # files of the method "aidn, effort 10" are those of aidn_effort10
+    method = row["method"].replace(", effort ", "_effort")
+    stem = "_".join([row["image"], row["scale"], row["lr_file"], method])
     return Outcome(
         row["set"],
         row["image"],
