@@ -69,3 +69,19 @@ def test_tiles_bound_the_memory(tmp_path: Path) -> None:
         assert growth < 5 * 3 * (2000 * 3000 - 1000 * 750) + 64 * MIB, above
         # Layer by layer, each map of the larger picture would need 366 MiB.
         assert above[command, 3000] < 320 * MIB, above
+
+
+def test_windows_bound_the_memory_of_effort(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = {"num_feat": 16, "num_block": 2, "adapt_interval": 1}
+    weights = tmp_path / "small.safetensors"
+    save_weights(weights, AIDN(**config).state_dict(), config=config)
+    generator = np.random.default_rng(0)
+    used = {}
+    for height, width in ((480, 480), (960, 2400)):
+        hr = tmp_path / f"{width}.png"
+        write_image(hr, generator.integers(0, 256, (height, width, 3), np.uint8))
+        common = ("--weights", weights, "--device", "cpu", "--tile", 512, "--effort", 1)
+        used[width] = peak("down", hr, "-s", 2.5, "-o", tmp_path / "lr.png", *common)
+    # Layer by layer, each of dozens of maps that gradients need would be 127 MiB larger.
+    assert used[2400] - used[480] < 10 * 3 * (960 * 2400 - 480 * 480) + 160 * MIB, used
