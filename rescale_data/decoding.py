@@ -8,7 +8,7 @@ and PNM of 10 bits, BMP of 16, AVIF that is turned.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from rescale_compat.errors import RescaleError
@@ -31,6 +31,7 @@ __all__ = [
     "is_tiff",
     "is_webp",
     "open_with_pillow",
+    "png_chunks",
     "read_png_chunks",
     "tiff_tags",
 ]
@@ -196,16 +197,26 @@ def read_png_chunks(data: bytes, kinds: Collection[bytes]) -> PngStream:
     """
     file = io.BytesIO(data)
     stream = PngStream(file)
+    for kind, position, length in png_chunks(data):
+        if kind in kinds:
+            file.seek(position)
+            stream.crc(kind, stream.call(kind, position, length))
+    return stream
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields kind, position and length of the content of every chunk of a PNG but the last.
+
+    Raises:
+        ValueError: If a chunk runs past the end.
+    """
     position = len(PNG_START)
     while (kind := data[position + 4 : position + 8]) != b"IEND":
         length = int.from_bytes(data[position : position + 4], "big")
         if position + length + 12 > len(data):
             raise RescaleError("chunks run past the end of the file")
-        if kind in kinds:
-            file.seek(position + 8)
-            stream.crc(kind, stream.call(kind, position + 8, length))
+        yield kind, position + 8, length
         position += length + 12
-    return stream
 
 
 def tiff_tags(data: bytes) -> ImageFileDirectory_v2:

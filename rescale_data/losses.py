@@ -19,11 +19,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 from PIL.IptcImagePlugin import getiptcinfo
+from PIL.PngImagePlugin import PngStream
 
 from rescale_data.decoding import (
     PNG_START,
     is_tiff,
     open_with_pillow,
+    png_chunks,
     read_png_chunks,
     tiff_tags,
 )
@@ -41,6 +43,7 @@ class Loss(Enum):
     FRAMES = "only the first of several images is read"
     COLORS = "the colors (CMYK, LAB) are converted to RGB, without a color profile"
     PROFILE = "the color profile is not one of RGB and is dropped"
+    SPACE = "the color space of the PNG (gAMA, cHRM, cICP) is dropped; the pixels count as sRGB"
     DEPTH = (
         "LR images have 8 bits per channel, fewer than this file; `rescale up --depth 16` restores "
         "16, rounded less"
@@ -50,7 +53,13 @@ class Loss(Enum):
     UNKNOWN = "anything but the pixels is dropped, and cannot be read to say what"
 
 
-_PNG_CHUNKS = (b"IHDR", b"acTL", b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+_PNG_CHUNKS = (
+    b"IHDR", b"acTL", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"tEXt", b"zTXt", b"iTXt",
+)  # fmt: skip
+# What these chunks hold for sRGB: code points of ITU-T H.273; white, red, green and blue in CIE xy.
+_SRGB_CODES = bytes([1, 13, 0, 1])
+_SRGB_GAMMA = 1 / 2.2
+_SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 # Written by programs about themselves, or about the file.
 _TRIVIAL_TEXTS = {
     INFO_KEY, "Software", "date:create", "date:modify", "date:timestamp",
@@ -84,6 +93,8 @@ def _png_losses(data: bytes, side_data: SideData) -> Iterator[Loss]:
     if data[24] > 8:  # of the header
         yield Loss.DEPTH
     yield from _profile_loss(stream.im_info.get("icc_profile"), side_data)
+    if _has_other_space(data, stream):
+        yield Loss.SPACE
     if set(stream.im_text) - _TRIVIAL_TEXTS:
         yield Loss.METADATA
     yield from _exif_loss(find_exif(png_info(data)), side_data)
@@ -119,6 +130,21 @@ def _has_more_than_8_bits(data: bytes, file_format: str) -> bool:
     # Pillow does not tell.
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     return image is not None and image.dtype != np.uint8
+
+
+def _has_other_space(data: bytes, stream: PngStream) -> bool:
+    """Tells whether a PNG without ICC profile states another color space than sRGB."""
+    codes = [data[at : at + length] for kind, at, length in png_chunks(data) if kind == b"cICP"]
+    if codes:
+        return codes[-1] != _SRGB_CODES
+    if "icc_profile" in stream.im_info or "srgb" in stream.im_info:
+        return False
+    gamma = stream.im_info.get("gamma", _SRGB_GAMMA)
+    chromaticity = stream.im_info.get("chromaticity", _SRGB_CHROMATICITY)
+    return not (
+        np.allclose(gamma, _SRGB_GAMMA, atol=0.005)
+        and np.allclose(chromaticity, _SRGB_CHROMATICITY, atol=0.005)
+    )
 
 
 def _exif_loss(exif: bytes | None, side_data: SideData) -> Iterator[Loss]:

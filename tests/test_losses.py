@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -80,6 +82,20 @@ def own(suffix: str, folder: Path) -> bytes:
     return (folder / f"own{suffix}").read_bytes()
 
 
+def with_chunk(kind: bytes, body: bytes) -> bytes:
+    """A PNG with another chunk behind its header."""
+    content = encoded(IMAGE, "PNG")
+    chunk = struct.pack(">I", len(body)) + kind + body
+    return content[:33] + chunk + struct.pack(">I", zlib.crc32(kind + body)) + content[33:]
+
+
+def chromaticity(*values: float) -> bytes:
+    return struct.pack(">8I", *(round(value * 100_000) for value in values))
+
+
+SRGB_POINTS = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+P3_POINTS = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+
 FRAMES = {"save_all": True, "append_images": [IMAGE.rotate(90)] * 2}
 LOSSY = {
     "GIF frames": (encoded(IMAGE, "GIF", **FRAMES), Loss.FRAMES),
@@ -101,6 +117,9 @@ LOSSY = {
         cv2.imencode(".avif", RGB.astype(np.uint16) * 4, [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes(),
         Loss.DEPTH,
     ),
+    "PNG gamma": (with_chunk(b"gAMA", struct.pack(">I", 100_000)), Loss.SPACE),
+    "PNG chromaticity": (with_chunk(b"cHRM", chromaticity(*P3_POINTS)), Loss.SPACE),
+    "PNG code points": (with_chunk(b"cICP", bytes([12, 13, 0, 1])), Loss.SPACE),
     "PNG text": (encoded(IMAGE, "PNG", pnginfo=text_chunk(Title="x")), Loss.METADATA),
     "JPEG EXIF": (encoded(IMAGE, "JPEG", exif=b"Exif\0\0MM\0*\0\0\1\0"), Loss.EXIF),
     "PNG EXIF": (encoded(IMAGE, "PNG", exif=b"Exif\0\0MM\0*\0\0\1\0"), Loss.EXIF),
@@ -162,6 +181,10 @@ LOSSLESS = {
     "orientation in WebP": encoded(IMAGE, "WEBP", exif=exif(orientation=6)),
     "what describes the file": encoded(IMAGE, "JPEG", exif=trivial_exif(), dpi=(72, 72)),
     "program in PNG": encoded(IMAGE, "PNG", pnginfo=text_chunk(Software="x"), dpi=(72, 72)),
+    "sRGB gamma": with_chunk(b"gAMA", struct.pack(">I", 45_455)),
+    "sRGB chromaticity": with_chunk(b"cHRM", chromaticity(*SRGB_POINTS)),
+    "sRGB code points": with_chunk(b"cICP", bytes([1, 13, 0, 1])),
+    "sRGB chunk": with_chunk(b"sRGB", b"\0"),
     "JPEG": encoded(IMAGE, "JPEG"),
     "grey": encoded(IMAGE.convert("L"), "PNG"),
     "palette": encoded(IMAGE.quantize(16), "PNG"),

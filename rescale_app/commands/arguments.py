@@ -85,8 +85,8 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="FILE",
         help="weights file, or name of included weights (default: aidn-small, or aidn-plus, which "
-        "is robust to compression, if a JPEG is written; `up`: the weights that the file "
-        "names, or else aidn-plus for JPEG and lossy WebP)",
+        "is robust to compression, if a JPEG or lossy WebP is written; `up`: the weights that the "
+        "file names, or else aidn-plus for JPEG and lossy WebP)",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
