@@ -25,6 +25,7 @@ _PRECISION = 1.01  # of the scale found
 # Files shrink about as the number of pixels does, somewhat less.
 _EXPONENT = 1.7
 _MOST_ATTEMPTS = 16
+_MOST_ESTIMATES = 5
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Attempt:
 
     def side_ratio(self, limit: int) -> float:
         """By how much larger a scale would just fit, roughly, with the lowest quality."""
-        return math.pow(self.smallest / limit, 1 / _EXPONENT) * 1.002
+        return _side_ratio(self.smallest, limit) * 1.002
 
 
 Downscale = Callable[[bool, float], LRImage]
@@ -67,6 +68,7 @@ def smallest_within(
     limit: int,
     lowest: float,
     highest: float,
+    estimate: Callable[[float], int],
 ) -> StoredLR:
     """Finds the smallest scale, up to 1 %, and its highest quality that fit into ``limit`` bytes.
 
@@ -77,16 +79,25 @@ def smallest_within(
         limit: bytes of the file, metadata included.
         lowest: smallest scale to try.
         highest: largest scale to try; ``lowest`` for a fixed scale.
+        estimate: about how many bytes the smallest file of a scale takes, without the network: the
+            search starts where that fits.
 
     Raises:
         ValueError: no scale and quality fit.
     """
     scale, too_small, fits = lowest, lowest, highest
+    for _ in range(_MOST_ESTIMATES if lowest < highest else 0):
+        ratio = _side_ratio(estimate(scale), limit)
+        scale = min(highest, max(lowest, scale * ratio))
+        if ratio <= _PRECISION:
+            break
     best: _Attempt | None = None
     for _ in range(_MOST_ATTEMPTS):
         attempt = _attempt(downscale, suffix, limit, scale)
         if attempt.stored is not None:
             best, fits = attempt, scale
+            if scale == lowest:
+                break
         elif scale >= highest:
             raise RescaleError(_too_large(attempt, limit, lowest, highest))
         else:
@@ -101,6 +112,10 @@ def smallest_within(
             scale = guess if inside else (too_small * fits) ** 0.5
     assert best is not None and best.stored is not None
     return best.stored
+
+
+def _side_ratio(size: int, limit: int) -> float:
+    return math.pow(size / limit, 1 / _EXPONENT)
 
 
 def _too_large(attempt: _Attempt, limit: int, lowest: float, highest: float) -> str:

@@ -73,7 +73,14 @@ class LimitedFiles:
 
         lowest, highest = self._scales(pixels)
         limit = self._args.max_bytes
-        stored = smallest_within(downscale, self._suffix, limit, lowest, highest)
+        stored = smallest_within(
+            downscale,
+            self._suffix,
+            limit,
+            lowest,
+            highest,
+            lambda scale: self._bicubic_bytes(pixels, side_data, scale),
+        )
         self._choices.append(self._choice(source, pixels, stored))
         lr = stored.lr
         assert lr.side_data is not None
@@ -154,6 +161,19 @@ class LimitedFiles:
             lr = rescaler.downscale(pixels, scale)
         lr_size = (lr.pixels.shape[0], lr.pixels.shape[1])
         return replace(lr, side_data=sides.downscaled(side_data, lr_size, lr.info.scale))
+
+    def _bicubic_bytes(self, pixels: NDArray[Any], side_data: SideData, scale: float) -> int:
+        """Size of the file of a bicubic LR image, than which a network's is slightly larger."""
+        from rescale_app import side_data as sides
+        from rescale_app.limits import LOWEST_QUALITY
+        from rescale_data.encoding import encode_image
+
+        size = (pixels.shape[0], pixels.shape[1])
+        lr_size = size if scale == 1 else self._rescaler.network.lr_size(size, scale)
+        lr = self._rescaler.bicubic(pixels, lr_size, 1 / scale)
+        quality = None if self._suffix == ".png" else LOWEST_QUALITY
+        carried = sides.downscaled(side_data, lr_size, scale)
+        return len(encode_image(lr, self._suffix, quality=quality, side_data=carried))
 
     def _choice(self, source: Source, pixels: NDArray[Any], stored: StoredLR) -> _Choice:
         from rescale_app.arrays import eight_bit
