@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: ``--iterations N`` overrides the number of iterations of each training.
 
     Returns:
-        0 if the mean PSNR of the trained AIDN exceeds bicubic's at every scale and VQIR's stages
-        improve the result as expected, otherwise 1.
+        0 if the mean PSNR of the trained AIDN exceeds bicubic's at every scale and VQIR's
+        results are as expected, otherwise 1.
 
     Raises:
         FileNotFoundError: not run from a checkout of the project.
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not is_better:
         print("AIDN is not better than bicubic at every scale.", file=sys.stderr)
     if not is_expected:
-        print("VQIR's stages did not reach the expected PSNR.", file=sys.stderr)
+        print("VQIR's results are not as expected.", file=sys.stderr)
     return 0 if is_better and is_expected else 1
 
 

@@ -358,8 +358,8 @@ def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
         Rescaler(weights, precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="method 'edsr' is unknown: valid are aidn, vqir16"):
         Rescaler(weights, method="edsr")
-    with pytest.raises(FileNotFoundError, match="includes no weights for vqir16"):
-        Rescaler(method="vqir16")
+    with pytest.raises(FileNotFoundError, match="includes no weights for vqir32"):
+        Rescaler(method="vqir32")
     with pytest.raises(ValueError, match="device 'tpu'"):
         Rescaler(weights, device="tpu")  # type: ignore[arg-type]
     for tile in (0, -5, "small"):
