@@ -67,7 +67,7 @@ class Rescaler:
             on a CPU, use another code path.
         effort: number of optimisation steps for each LR image, so that the network restores the
             image better (see `rescale_arch.lr_optimization`); 10 gain most of what there is. A step
-            takes about three times as long as restoring. May be changed later.
+            takes three to four times as long as restoring. May be changed later.
         jpeg_quality: quality of the JPEG files that LR images are for, which ``effort`` takes into
             account; None: they are stored lossless. May be changed later.
 

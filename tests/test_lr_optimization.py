@@ -215,7 +215,7 @@ def test_vqir_is_optimised_through_its_codes(factor: int, stage: int) -> None:
         hr = quantize(net.upscale(other / 255, size=size))
     search = find_architecture(f"vqir{factor}").search
     assert search is not None
-    lr = optimize_lr(net, start, reader(hr), size, None, 10, search)
+    lr = optimize_lr(net, start, reader(hr), size, None, 10, replace(search, step=0.02))
     before, after = (errors(net, hr, one, None) for one in (start, lr))
     assert after[0] < 0.9 * before[0]
     assert after[1] <= before[1] * 10**0.0201

@@ -121,7 +121,7 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="optimise each LR image in N steps, so that it is restored better; 10 gain most, and "
-        "each takes about three times as long as restoring (default: 0)",
+        "each takes three to four times as long as restoring (default: 0)",
     )
 
 

@@ -55,7 +55,7 @@ def _architecture(factor: Factor) -> Architecture:
         bytes_per_pixel=lambda config: (13 if config["stage"] == 1 else 19) * int(config["ch"]),
         max_width=lambda config: int(config["ch"]) * max(config["ch_mult"][:2]),
         tile=1024,
-        search=Search(side=16, hr_side=256, ring=1, context=3, step=2e-2),
+        search=Search(side=16, hr_side=256, ring=1, context=3, step=3e-3),
         graphs=vqir_graphs,
         swap_color_order=swap_color_order,
     )
