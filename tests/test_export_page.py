@@ -400,6 +400,10 @@ def test_wrong_files_are_told_of(page: Page, tmp_path: Path) -> None:
     write_image(tmp_path / "vqir.png", PIXELS, info=info)
     assert "network vqir16, which this page does not have" in page.refuse(tmp_path / "vqir.png")
 
+    info = LRInfo("aidn", (5.0, 5.0), (40, 100), "sha256:0123456789abcdef")
+    write_image(tmp_path / "five.png", PIXELS, info=info)
+    assert "this network restores scales up to 4." in page.refuse(tmp_path / "five.png")
+
     write_image(tmp_path / "cut.png", PIXELS, info=INFO)
     cut = (tmp_path / "cut.png").read_bytes()[:-15]
     (tmp_path / "cut.png").write_bytes(cut)

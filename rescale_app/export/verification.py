@@ -25,8 +25,8 @@ _SCALES = ((1.3, 1.3), (2.5, 2.5), (3.7, 1.6))
 def largest_error(model: bytes, graph: Graph, direction: str, network: Any) -> float:
     """Runs a model with ONNX Runtime, and compares its images with those of PyTorch.
 
-    Three sizes at three scales (for a network with one factor: at that one), of smooth and of
-    noisy images.
+    Three sizes at three scales (for a network with one factor: at that one), of images that are
+    smooth with some noise.
 
     Args:
         model: a serialized ONNX model.
@@ -40,14 +40,13 @@ def largest_error(model: bytes, graph: Graph, direction: str, network: Any) -> f
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     errors = []
     for size, factors in _cases(graph, network):
-        hr = _image(size)
         with torch.inference_mode():
-            lr = network.downscale(hr, factors)
             if direction == DOWN:
-                expected, ratio = lr, (1 / factors[0], 1 / factors[1])
-                image = pad_to_multiple(hr, graph.unit)
+                image, ratio = _image(size), (1 / factors[0], 1 / factors[1])
+                expected = network.downscale(image, factors)
+                image = pad_to_multiple(image, graph.unit)
             else:
-                image, ratio = quantize(lr), factors
+                image, ratio = quantize(_image(network.lr_size(size, factors))), factors
                 expected = network.upscale(image, factors, size=size)
         found = run_model(session, graph.unit, image, ratio, tuple(expected.shape[-2:]))
         errors.append(np.abs(found - expected.numpy()).max())

@@ -95,12 +95,15 @@ def export_page(folder: Path, weights: Sequence[str] = DEFAULT_WEIGHTS) -> None:
 
 def _entry(name: str, loaded: LoadedNetwork, model: ExportedModel) -> dict[str, Any]:
     """What the page knows of a model."""
+    limits = loaded.architecture.scale_limits
+    assert limits is not None
     return {
         "name": name,
         "file": f"models/{name}.onnx",
         "network": loaded.architecture.name,
         "weights": fingerprint(loaded.weights),
         "halo": model.graph.halo,
+        "max_scale": limits[1],
         "lossy": name == default_weights(lossless=False),
         "test": _test(model.data),
     }

@@ -39,7 +39,7 @@ async function process({ file, geometry }) {
   const models = await (await fetchFile("models.json")).json();
   const { model, warnings } = choose(models, record, lossless);
   if (lr.hasAlpha) warnings.push("Transparency is not restored.");
-  check(lr, known);
+  check(lr, known, model.max_scale);
   const started = performance.now();
   const pixels = isUnchanged(known) ? lr.data : await compute(model, lr, known);
   const [height, width] = known.size;
@@ -76,7 +76,10 @@ function choose(models, record, lossless) {
   return { model, warnings };
 }
 
-function check(lr, { scale, size }) {
+function check(lr, { scale, size }, limit) {
+  if (scale.some((side) => side > limit)) {
+    throw new FileError(`has the scale ${scale.join(" × ")}, but this network restores scales up to ${limit}`);
+  }
   const expected = size.map((side, axis) => Math.ceil(side / scale[axis] - 1e-9));
   if (lr.height !== expected[0] || lr.width !== expected[1]) {
     throw new FileError(
