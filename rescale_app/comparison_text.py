@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from rescale_app.comparison_rows import Row, Summary, means
 
 
-def image_table(path: str, summary: Summary) -> str:
-    """The figures of one image; ``path`` is that of its file."""
+def image_table(path: str, summary: Summary, precision: str) -> str:
+    """The figures of one image; ``path`` is that of its file.
+
+    ``precision`` is what was computed in.
+    """
     height, width = summary.size
     return "\n".join(
         [
@@ -17,12 +20,12 @@ def image_table(path: str, summary: Summary) -> str:
             f"{width}x{height}, scale {summary.scale}",
             _methods(summary.rows),
             _fidelity([summary]),
-            f"seconds: down {summary.seconds_down:.2f}, up {summary.seconds_up:.2f}",
+            f"seconds: down {summary.seconds_down:.2f}, up {summary.seconds_up:.2f}, in {precision}",
         ]
     )
 
 
-def folder_table(summaries: Sequence[Summary]) -> str:
+def folder_table(summaries: Sequence[Summary], precision: str) -> str:
     """PSNR of every image, and all figures as means over the images."""
     rows = means(row for summary in summaries for row in summary.rows)
     methods = [row.method for row in rows]
@@ -53,7 +56,7 @@ def folder_table(summaries: Sequence[Summary]) -> str:
             f"means at scale {summaries[0].scale}",
             _methods(rows, count),
             _fidelity(summaries),
-            f"seconds: down {down:.2f}, up {up:.2f}",
+            f"seconds: down {down:.2f}, up {up:.2f}, in {precision}",
         ]
     )
 

@@ -18,7 +18,6 @@ from rescale_arch.lr_optimization import optimize_lr
 from rescale_arch.scales import Scale, Size
 from rescale_data.lossy import through_jpeg
 from rescale_data.pixels import Pixels, to_tensor
-from rescale_model.jpeg import JPEG, JPEGSetting
 
 
 class _Rescaler(Protocol):
@@ -76,7 +75,11 @@ def optimize(
         report(pixels)
 
     start = torch.from_numpy(lr).permute(2, 0, 1)[None]
-    channel = None if quality is None else JPEG().channel(JPEGSetting(quality))
+    channel = None
+    if quality is not None:
+        from rescale_model.jpeg import JPEG, JPEGSetting  # it loads BasicSR
+
+        channel = JPEG().channel(JPEGSetting(quality))
     network, steps = rescaler.network, rescaler.effort
     result = optimize_lr(network, start, read, size, scale, steps, search, channel, on_progress)
     return result[0].permute(1, 2, 0).contiguous().numpy()

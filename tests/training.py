@@ -85,6 +85,7 @@ def train_options(lmdb: Path, pictures: Path, **top: Any) -> dict[str, Any]:
         "val": {
             "val_freq": 20,
             "save_img": False,
+            "precision": "fp32",  # as tests do here, on every CPU
             "scales": [2.5],
             "metrics": copy.deepcopy(METRICS),
         },

@@ -99,21 +99,21 @@ def run(args: argparse.Namespace) -> int:
                 raise
             print_error(describe(error, source))
     if summaries:
-        _report(summaries, args)
+        _report(summaries, rescaler.precision, args)
     failures = len(sources) - len(summaries)
     if failures:
         print(f"{failures} of {len(sources)} images failed")
     return 1 if failures else 0
 
 
-def _report(summaries: Sequence[Summary], args: argparse.Namespace) -> None:
+def _report(summaries: Sequence[Summary], precision: str, args: argparse.Namespace) -> None:
     from rescale_app.comparison_rows import write_csv
     from rescale_app.comparison_text import folder_table, image_table
 
     if args.input.is_dir():
-        print(folder_table(summaries))
+        print(folder_table(summaries, precision))
     else:
-        print(image_table(str(args.input), summaries[0]))
+        print(image_table(str(args.input), summaries[0], precision))
         print(f"side by side: {_panel(args.input, summaries[0].scale, args)}")
     if args.csv is not None:
         write_csv(args.csv, summaries)
