@@ -20,7 +20,8 @@ def image_table(path: str, summary: Summary, precision: str) -> str:
             f"{width}x{height}, scale {summary.scale}",
             _methods(summary.rows),
             _fidelity([summary]),
-            f"seconds: down {summary.seconds_down:.2f}, up {summary.seconds_up:.2f}, in {precision}",
+            f"seconds: down {summary.seconds_down:.2f}, up {summary.seconds_up:.2f}, "
+            f"in {precision}",
         ]
     )
 
