@@ -335,7 +335,7 @@ def test_files_are_shared_out(tmp_path: Path, pictures: Path) -> None:
             tmp_path,
             *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
             *("-m", "rescale_app.cli", kind, source, "-o", out, "--weights", weights, *options),
-            *("--launcher", "pytorch"),
+            *("--precision", "fp32", "--launcher", "pytorch"),
         )
 
     result = run("down", "hr", "two", "-s", "2")
@@ -350,6 +350,8 @@ def test_files_are_shared_out(tmp_path: Path, pictures: Path) -> None:
                 f"{tmp_path}/one",
                 "--weights",
                 str(weights),
+                "--precision",
+                "fp32",
                 "-s",
                 "2",
             ]
