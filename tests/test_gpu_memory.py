@@ -78,4 +78,6 @@ def test_an_image_takes_what_is_expected_of_it(build: Any, scales: tuple[float, 
             taken.append(memory.peak / SIDE**2)
     assert loaded.architecture.bytes_per_pixel is not None
     expected = loaded.architecture.bytes_per_pixel(loaded.config)
-    assert 0.75 * expected < max(taken) <= 1.05 * expected
+    # workspaces of convolutions, which are not counted here, are as large as VQIR's tensors
+    least = 0.45 if isinstance(net, VQIR) else 0.75
+    assert least * expected < max(taken) <= 1.05 * expected
