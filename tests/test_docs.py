@@ -229,7 +229,7 @@ def tiny(words: Sequence[str]) -> list[str]:
         return ["datasets:test:sets=['Set5']", "val:scales=[2]", "val:cost_size=64"]
     network = AIDN_TINY if options["network_g"]["type"] == "AIDN" else VQ_TINY
     if "rescale_app/weights" in f"{options['path']}{words}":
-        network = SHIPPED
+        network = SHIPPED if options["network_g"]["type"] == "AIDN" else {}
     values: dict[str, Any] = {f"network_g:{key}": value for key, value in network.items()}
     if trains(words):
         values |= {
