@@ -56,7 +56,10 @@ EXCEPTIONS = {
 SHELL = ("mkdir", "mv", "cp", "cd")
 
 AIDN_TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-SHIPPED: dict[str, Any] = {"num_feat": 32, "num_block": 8}
+SHIPPED: dict[str, dict[str, Any]] = {
+    "AIDN": {"num_feat": 32, "num_block": 8},
+    "VQIR": {"factor": 16},
+}
 VQ_TINY: dict[str, Any] = {
     "ch": 32, "ch_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [],
     "z_channels": 32, "embed_dim": 32, "n_embed": 16,
@@ -229,7 +232,7 @@ def tiny(words: Sequence[str]) -> list[str]:
         return ["datasets:test:sets=['Set5']", "val:scales=[2]", "val:cost_size=64"]
     network = AIDN_TINY if options["network_g"]["type"] == "AIDN" else VQ_TINY
     if "rescale_app/weights" in f"{options['path']}{words}":
-        network = SHIPPED if options["network_g"]["type"] == "AIDN" else {}
+        network = SHIPPED[options["network_g"]["type"]]
     values: dict[str, Any] = {f"network_g:{key}": value for key, value in network.items()}
     if trains(words):
         values |= {
