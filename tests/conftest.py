@@ -45,6 +45,21 @@ def _auto_is_fp32() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of a tiny AIDN with random weights; a test file may have weights of its own."""
+    import torch
+
+    from rescale_arch import AIDN
+    from rescale_data.weight_file import save_weights
+
+    torch.manual_seed(0)
+    config: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, AIDN(**config).state_dict(), config=config)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four small PNG pictures, RGB and 8-bit, of even, odd and uneven sizes.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,11 +18,9 @@ from rescale_app import Rescaler
 from rescale_app.cli import main
 from rescale_app.equal_bytes import AVIF, JPEG, WEBP, available_codecs, within_bytes
 from rescale_app.quality import image_quality
-from rescale_arch import AIDN
 from rescale_data.encoding import encode_image
 from rescale_data.image_file import decode_image, read_image, write_image
 from rescale_data.quality_search import highest_quality
-from rescale_data.weight_file import save_weights
 
 SIZES = {"a": (64, 80), "b": (71, 59), "c": (90, 90)}
 
@@ -31,15 +28,6 @@ SIZES = {"a": (64, 80), "b": (71, 59), "c": (90, 90)}
 def crop(name: str) -> np.ndarray:
     height, width = SIZES[name]
     return np.ascontiguousarray(data.astronaut()[20 : 20 + height, 130 : 130 + width])
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    config: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, AIDN(**config).state_dict(), config=config)
-    return str(path)
 
 
 @pytest.fixture

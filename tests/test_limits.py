@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage import data
 
@@ -19,10 +18,8 @@ from rescale_app.commands.arguments import byte_count
 from rescale_app.limits import LOWEST_QUALITY
 from rescale_app.lr_image import LRImage
 from rescale_app.quality import image_quality
-from rescale_arch import AIDN
 from rescale_data.encoding import encode_image
 from rescale_data.image_file import read_image, read_info, write_image
-from rescale_data.weight_file import save_weights
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -39,15 +36,6 @@ def photographs(count: int, longest: int) -> dict[str, np.ndarray]:
         turned = np.rot90(np.asarray(image), index // 4)
         result[f"{index}-{PHOTOGRAPHS[index % 4]}"] = np.ascontiguousarray(turned)
     return result
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    config: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, AIDN(**config).state_dict(), config=config)
-    return str(path)
 
 
 @pytest.fixture

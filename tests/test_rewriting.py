@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,22 +18,11 @@ from skimage import data
 
 from rescale_app import Rescaler
 from rescale_app.cli import main
-from rescale_arch import AIDN
 from rescale_data.image_file import LRInfo, read_image, read_info, write_image
 from rescale_data.lr_info import NameHint, hint_in_name, name_with_hint, name_without_hint
-from rescale_data.weight_file import save_weights
 
 RGB = np.ascontiguousarray(data.astronaut()[20:84, 60:139])
 INFO = LRInfo("aidn", (2.5, 4 / 3), (301, 400), "sha256:0123456789abcdef")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    config: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, AIDN(**config).state_dict(), config=config)
-    return str(path)
 
 
 @pytest.fixture

@@ -15,21 +15,17 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image, ImageCms
 from skimage import data
 
 from rescale_app import Rescaler
 from rescale_app.cli import main
 from rescale_app.rescaler import RescaleWarning
-from rescale_arch import AIDN
 from rescale_data.exif import carried_exif
 from rescale_data.image_file import LRInfo, read_image, read_info, write_image
 from rescale_data.losses import Loss
 from rescale_data.side_data import SideData, flattened, read_side_data
-from rescale_data.weight_file import save_weights
 
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 RGB = np.ascontiguousarray(data.astronaut()[20:84, 60:140])
 HEIGHT, WIDTH = RGB.shape[:2]
 ALPHA = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
@@ -116,14 +112,6 @@ WARNINGS = {
     "deep_grey.png": Loss.DEPTH,
     "cmyk.jpg": Loss.COLORS,
 }
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, AIDN(**TINY).state_dict(), config=TINY)
-    return str(path)
 
 
 @pytest.fixture
