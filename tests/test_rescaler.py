@@ -179,8 +179,7 @@ def test_large_pictures_are_computed_in_tiles(
 def test_a_gpu_takes_as_a_whole_what_its_free_memory_suffices_for(
     weights: Path, vqir: tuple[Path, VQIR], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_vqir = (13 if vqir[1].stage == 1 else 19) * 64
-    for path, per_pixel in ((weights, 33 * TINY["num_feat"]), (vqir[0], of_vqir)):
+    for path, per_pixel in ((weights, 33 * TINY["num_feat"]), (vqir[0], 26 * 64)):
         rescaler = Rescaler(path, device="cpu")
         rescaler.device = torch.device("cuda")
         for pixels in (40 * 50, 4000 * 5000):
