@@ -42,5 +42,6 @@ def print_interrupted() -> None:
 def _print(message: str) -> None:
     from tqdm import tqdm
 
-    # file names may contain line breaks; tqdm.write does not break a progress bar
-    tqdm.write(f"rescale: {' '.join(message.splitlines())}", file=sys.stderr)
+    # File names may contain line breaks; tqdm.write does not break a progress bar. Its own line end
+    # would be a write of its own, between which other processes of a torchrun write theirs.
+    tqdm.write(f"rescale: {' '.join(message.splitlines())}\n", file=sys.stderr, end="")
