@@ -3,11 +3,14 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from rescale_app import cli
@@ -108,6 +111,81 @@ def test_the_lr_image_for_jpeg_is_computed_once(
     assert second.lr_file.stat().st_size < first.lr_file.stat().st_size
     same = through_png(source, plus, 2, tmp_path, nothing, ENOUGH)
     assert through_jpeg(same, plus, 90, tmp_path, nothing).lr is same.lr
+
+
+def test_effort_is_that_of_the_command(
+    source: Source, rescalers: dict[str, Rescaler], tmp_path: Path
+) -> None:
+    hr = read_image(source.path)
+    for folder in ("none", "png", "jpeg", "other"):
+        (tmp_path / folder).mkdir()
+    small, plus = rescalers["aidn-small"], rescalers["aidn-plus"]
+    told: list[tuple[str, float]] = []
+
+    def tell(step: str, done: float) -> None:
+        told.append((step, done))
+
+    plain = through_png(source, small, 2.5, tmp_path / "none", nothing, ENOUGH)
+    trip = through_png(source, small, 2.5, tmp_path / "png", tell, ENOUGH, effort=4)
+    assert [text for text, _ in told].count("Optimising") == 4
+    assert told == sorted(told, key=lambda step: step[1])
+    assert trip.quality.psnr > plain.quality.psnr
+    expected = Rescaler("aidn-small", "cpu", effort=4).downscale(hr, 2.5)
+    assert np.array_equal(read_image(trip.lr_file), expected.pixels)
+    assert "4 steps of optimisation" in results.png_html(trip, "Fast")
+    assert "Effort</dt><dd>none" in results.png_html(plain, "Fast")
+
+    told.clear()
+    jpeg = through_jpeg(trip, plus, 80, tmp_path / "jpeg", tell, effort=2)
+    assert [text for text, _ in told].count("Optimising") == 2
+    assert told == sorted(told, key=lambda step: step[1])
+    expected = Rescaler("aidn-plus", "cpu", effort=2, jpeg_quality=80).downscale(hr, 2.5)
+    assert np.array_equal(jpeg.lr.pixels, expected.pixels)
+    assert "2 steps of optimisation" in results.jpeg_html(trip, jpeg, "For JPEG")
+    # an LR image that was optimised for PNG is not used for JPEG
+    same = through_png(source, plus, 2.5, tmp_path / "other", nothing, ENOUGH, effort=1)
+    assert through_jpeg(same, plus, 80, tmp_path / "jpeg", nothing).lr is not same.lr
+    assert [(each.effort, each.jpeg_quality) for each in (small, plus)] == [(0, None)] * 2
+
+
+def test_effort_ends_when_progress_raises(source: Source, tmp_path: Path) -> None:
+    rescaler = Rescaler("aidn-small", "cpu")
+
+    def stop(text: str, done: float) -> None:
+        if text == "Optimising":
+            raise Cancelled(False)
+
+    with pytest.raises(Cancelled):
+        through_png(source, rescaler, 2, tmp_path, stop, ENOUGH, effort=1000)
+    assert (rescaler.effort, rescaler.progress) == (0, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_effort_is_offered_where_the_network_supports_it(
+    source: Source, rescalers: dict[str, Rescaler]
+) -> None:
+    pytest.importorskip("gradio", reason="needs the extra demo")
+    from rescale_app.page import page
+    from rescale_app.page.handlers import BY_SCALE, Handlers
+
+    able, unable = rescalers["aidn-small"], Rescaler("aidn-small", "cpu")
+    unable.architecture = replace(unable.architecture, search=None)
+
+    async def shrink(handlers: Handlers) -> Any:
+        visitor = SimpleNamespace(session_hash="one")
+        settings = (BY_SCALE, 2.0, None, "aidn-small", 90, 2)
+        inputs: list[Any] = [str(source.path), source.name, *settings, visitor]
+        return [update async for update in handlers.shrink(*inputs)][-1]
+
+    with Workspace() as workspace:
+        for rescaler, expected in ((able, "2 steps of optimisation"), (unable, "none")):
+            handlers = Handlers({"aidn-small": rescaler}, workspace, ENOUGH)
+            built = page.build(handlers, {"Sample": source.path}, (Markup(), Markup()))
+            blocks = {block.elem_id: block for block in built.blocks.values()}
+            assert blocks["effort"].visible is (rescaler is able)
+            _, _, *html = asyncio.run(shrink(handlers))
+            for result in html:
+                assert f"Effort</dt><dd>{expected}" in result
 
 
 def test_tiles_are_told_of(source: Source, tmp_path: Path) -> None:

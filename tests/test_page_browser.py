@@ -17,6 +17,7 @@ import skimage.data
 
 from rescale_app.included_weights import weights_with_fingerprint
 from rescale_app.page.weights import load_rescalers
+from rescale_app.quality import image_quality
 from rescale_app.rescaler import Rescaler
 from rescale_data.image_file import read_image, read_info, write_image
 
@@ -36,6 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_image(folder / "other.png", astronaut[140:200, 160:240])
     (folder / "odd").mkdir()
     (folder / "odd" / ODD).write_bytes((folder / "small.png").read_bytes())
+    write_image(folder / "medium.png", astronaut)
     write_image(folder / "minutes.png", np.tile(astronaut, (3, 3, 1)))
     write_image(folder / "huge.png", np.zeros((1600, 1600, 3), np.uint8))
     (folder / "broken.png").write_bytes(b"no image")
@@ -221,7 +223,8 @@ def test_a_sample_is_done_when_the_page_opens(
     assert "SSIM" not in page.text("#result")
     page.one("#result summary").click()
     assert "SSIM" in page.text("#result") and "LR fidelity" in page.text("#result")
-    assert [e.text.strip() for e in page.all("#weights label")] == ["Fast", "Best", "For JPEG"]
+    names = [each.text.strip() for each in page.all("#weights label")]
+    assert names == ["Fast", "Best", "For JPEG", "By 16"]
     # nothing came from elsewhere
     names = "return performance.getEntriesByType('resource').map(entry => entry.name)"
     assert [
@@ -285,6 +288,64 @@ def test_settings(page: Page, images: Path) -> None:
     page.set("longest", 7)
     page.wait_for("#status", "small.png: the longest side is 100: it can become 25 to 99, not 7")
     assert f"30 {TIMES} 23" in page.text("#result h2")
+
+
+def test_a_network_with_one_factor(page: Page) -> None:
+    until(page.one("#scale").is_displayed)
+    page.choose("weights", "By 16")
+    page.wait_for("#result h2", f"29 {TIMES} 19")
+    page.wait_until_idle()
+    assert not any(box.is_displayed() for box in page.all("#by, #scale, #longest"))
+    assert page.one("#effort").is_displayed()
+    page.one("#result summary").click()
+    page.wait_for("#result .rescale-facts", "By 16: VQIR 16")
+
+
+def test_effort(page: Page, images: Path, tmp_path: Path) -> None:
+    psnr = "return +document.querySelector(`${arguments[0]} .best td`)?.textContent"
+    page.upload(images / "small.png")
+    page.wait_for("#result", "small.png")
+    page.wait_until_idle()
+    without = {where: page.run(psnr, where) for where in ("#result", "#jpeg")}
+    shown = page.links("#result")
+    page.set("effort", 3)
+    until(lambda: page.links("#result") != shown)
+    page.wait_until_idle()
+    for where, before in without.items():
+        page.one(f"{where} summary").click()
+        page.wait_for(f"{where} .rescale-facts", "3 steps of optimisation")
+        assert page.run(psnr, where) >= before > 20
+    # an unchanged `rescale up` restores the file to what the page shows
+    views = page.links("#result")
+    (restored,) = (view for view in views if view.endswith("/restored.png"))
+    link = page.one("#result .rescale-head a")
+    lr, back = tmp_path / link.get_attribute("download"), tmp_path / "back.png"
+    lr.write_bytes(page.download(link.get_attribute("href")))
+    (tmp_path / "shown.png").write_bytes(page.download(restored))
+    command = [sys.executable, "-m", "rescale_app.cli", "up", str(lr), "-o", str(back)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_equal(read_image(back), read_image(tmp_path / "shown.png"))
+    quality = image_quality(read_image(images / "small.png"), read_image(back), 3)
+    assert quality.psnr_y == pytest.approx(page.run(psnr, "#result"), abs=0.07)
+    # without effort again: another result
+    page.set("effort", 0)
+    until(lambda: page.run(psnr, "#result") == without["#result"])
+    page.wait_until_idle()
+
+
+def test_effort_can_be_cancelled(page: Page, images: Path) -> None:
+    page.set("effort", 30)
+    page.upload(images / "medium.png")
+    until(lambda: re.search(r"^\d+ % Optimising, about \d+ \w+ left$", page.text("#status")))
+    heading = page.text("#result h2")
+    page.one("#cancel").click()
+    page.wait_for("#status", "Cancelled.")
+    until(lambda: not page.all("#cancel"))
+    assert page.text("#result h2") == heading
+    page.set("effort", 0)
+    page.wait_for("#result", "medium.png")
+    page.wait_until_idle()
 
 
 def test_a_result_stays_until_the_next_is_there(page: Page, images: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,35 @@ def check_pixels(name: str, size: tuple[int, int], max_pixels: int, verb: str = 
         )
 
 
+def work_of_round_trip(effort: int) -> list[tuple[str, float]]:
+    """The steps of a round trip in order, and how long they take; restoring takes 1."""
+    work = [("Downscaling", 3.0)]
+    if effort:
+        # both LR images are restored, and the better one is kept
+        work += [("Optimising", 3.5 * effort), ("Restoring", 1.0), ("Restoring", 1.0)]
+    return [*work, ("Restoring", 1.0)]
+
+
+@contextmanager
+def optimizing(rescaler: Rescaler, effort: int, jpeg_quality: int | None = None) -> Iterator[None]:
+    """Sets ``rescaler.effort`` and ``rescaler.jpeg_quality``.
+
+    Networks are shared, which is safe since images are computed one at a time.
+    """
+    before = rescaler.effort, rescaler.jpeg_quality
+    rescaler.effort, rescaler.jpeg_quality = effort, jpeg_quality
+    try:
+        yield
+    finally:
+        rescaler.effort, rescaler.jpeg_quality = before
+
+
 @contextmanager
 def watched(
-    rescaler: Rescaler, progress: OnProgress, spans: Mapping[str, tuple[float, float]]
+    rescaler: Rescaler,
+    progress: OnProgress,
+    work: Sequence[tuple[str, float]],
+    span: tuple[float, float],
 ) -> Iterator[None]:
     """Reports the progress of a network to ``progress``, which may raise to stop it.
 
@@ -65,14 +91,23 @@ def watched(
     Args:
         rescaler: the network.
         progress: called with a step and the completed fraction of the whole.
-        spans: step of `Rescaler` -> the part of the whole that it takes.
+        work: steps of `Rescaler` in order, and how long they take in relation to each other.
+        span: the part of the whole that they take together.
     """
-    last = ("", min(start for start, _ in spans.values()))
+    start, end = span
+    share = (end - start) / sum(weight for _, weight in work)
+    at, done_before = 0, 0.0
+    last = ("", start)
 
     def report(step: str, done: float) -> None:
-        nonlocal last
-        start, end = spans[step]
-        last = (step, start + done * (end - start))
+        nonlocal at, done_before, last
+        if step != work[at][0] or done <= done_before:
+            # Some steps occur several times, and small images do not report all of them.
+            later = (index for index in range(at + 1, len(work)) if work[index][0] == step)
+            at = next(later, at)
+        done_before = done
+        passed = sum(weight for _, weight in work[:at]) + done * work[at][1]
+        last = (step, start + share * passed)
         progress(*last)
 
     hooks = []

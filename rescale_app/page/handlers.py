@@ -29,7 +29,7 @@ from rescale_app.page.round_trip import (
     through_jpeg,
     through_png,
 )
-from rescale_app.page.weights import Rescalers, for_jpeg, titles
+from rescale_app.page.weights import Rescalers, can_optimize, for_jpeg, titles
 from rescale_app.page.workspace import Workspace
 from rescale_app.rescaler import OnProgress
 from rescale_data.decoding import image_size
@@ -45,16 +45,35 @@ QUALITY = 90
 """Initial quality of JPEG files."""
 SCALE = 2.5
 """Initial scale."""
+MAX_EFFORT = 30
+"""Largest number of optimisation steps: more gain little."""
 
 _PNG_SHARE = 0.6  # of the time for both round trips
 _MOST_REMEMBERED = 16  # visitors; each takes the memory of a few LR images
 
 
 @dataclass(frozen=True)
+class _Key:
+    """Identifies a round trip through PNG.
+
+    Attributes:
+        file: name and digest of the original.
+        weights: name of the weights.
+        target: what to downscale to.
+        effort: number of optimisation steps.
+    """
+
+    file: str
+    weights: str
+    target: Target
+    effort: int = 0
+
+
+@dataclass(frozen=True)
 class _Shown:
     """What a visitor sees: the round trip through PNG, of what, and that through JPEG."""
 
-    key: tuple[str, str, Target]
+    key: _Key
     png: PngTrip
     jpeg: JpegTrip | None = None
 
@@ -82,7 +101,7 @@ class Handlers:
         weights = next(iter(self.rescalers))
         source = Source(sample, sample.name)
         fixed = self.rescalers[weights].architecture.fixed_scale
-        key = _key(source, weights, SCALE if fixed is None else None)
+        key = _Key(_identity(source), weights, SCALE if fixed is None else None)
         png = self._png("", source, key, lambda *_: None)
         jpeg = self._jpeg("", _Shown(key, png), QUALITY, lambda *_: None)
         self._first = _Shown(key, png, jpeg)
@@ -97,6 +116,7 @@ class Handlers:
         longest: float | None,
         weights: str,
         quality: int,
+        effort: int,
         request: gr.Request,
     ) -> AsyncIterator[Update]:
         """Yields status, cancel button, and the round trips through PNG and JPEG as HTML."""
@@ -112,7 +132,8 @@ class Handlers:
         elif by == BY_SIDE:
             target = LongestSide(round(longest or 0))
         try:
-            key = await asyncio.to_thread(_key, source, weights, target)
+            identity = await asyncio.to_thread(_identity, source)
+            key = _Key(identity, weights, target, self._effort(weights, effort))
             shown = self._known(visitor, key)
             start = seconds = 0.0
             if shown is None:
@@ -248,22 +269,20 @@ class Handlers:
             if message is not None:
                 yield message, _HIDDEN, gr.skip()
 
-    def _png(
-        self, visitor: str, source: Source, key: tuple[str, str, Target], progress: OnProgress
-    ) -> PngTrip:
-        _, weights, target = key
+    def _png(self, visitor: str, source: Source, key: _Key, progress: OnProgress) -> PngTrip:
+        rescaler, limit = self.rescalers[key.weights], self.max_pixels
         with self.workspace.new(visitor, "png") as folder:
-            rescaler = self.rescalers[weights]
-            return through_png(source, rescaler, target, folder, progress, self.max_pixels)
+            return through_png(source, rescaler, key.target, folder, progress, limit, key.effort)
 
     def _jpeg(self, visitor: str, shown: _Shown, quality: int, progress: OnProgress) -> JpegTrip:
-        rescaler = self.rescalers[for_jpeg(shown.key[1], self.rescalers)]
-        lr = None if shown.jpeg is None else shown.jpeg.lr
+        weights = for_jpeg(shown.key.weights, self.rescalers)
+        rescaler, effort = self.rescalers[weights], self._effort(weights, shown.key.effort)
+        lr = None if shown.jpeg is None or effort else shown.jpeg.lr
         with self.workspace.new(visitor, "jpeg") as folder:
-            return through_jpeg(shown.png, rescaler, int(quality), folder, progress, lr)
+            return through_jpeg(shown.png, rescaler, int(quality), folder, progress, lr, effort)
 
     def _html(self, shown: _Shown) -> tuple[Markup, Markup]:
-        weights = shown.key[1]
+        weights = shown.key.weights
         assert shown.jpeg is not None
         for_jpegs = self.titles[for_jpeg(weights, self.rescalers)]
         return (
@@ -271,7 +290,7 @@ class Handlers:
             results.jpeg_html(shown.png, shown.jpeg, for_jpegs),
         )
 
-    def _known(self, visitor: str, key: tuple[str, str, Target]) -> _Shown | None:
+    def _known(self, visitor: str, key: _Key) -> _Shown | None:
         """What is known of the round trips of ``key``, if they need not be computed again."""
         for shown in (self._shown.get(visitor), self._first):
             if shown is not None and shown.key == key and shown.png.folder.is_dir():
@@ -283,6 +302,10 @@ class Handlers:
         self._shown[visitor] = shown
         while len(self._shown) > _MOST_REMEMBERED:
             del self._shown[next(iter(self._shown))]
+
+    def _effort(self, weights: str, effort: int) -> int:
+        """``effort``, or 0 for a network whose LR images cannot be optimised."""
+        return int(effort) if can_optimize(self.rescalers[weights]) else 0
 
     def _fixed(self, weights: str) -> bool:
         return bool(weights) and self.rescalers[weights].architecture.fixed_scale is not None
@@ -297,11 +320,11 @@ def _idle(text: str = "Drop an image anywhere, or paste one.") -> Markup:
     return render("page_hint.html", text=text)
 
 
-def _key(source: Source, weights: str, target: Target) -> tuple[str, str, Target]:
-    """Identifies a round trip through PNG: name and content of the file, weights, target."""
+def _identity(source: Source) -> str:
+    """Name and digest of a file."""
     with source.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{digest} {source.name}", weights, target
+    return f"{digest} {source.name}"
 
 
 def _failure(error: Exception, source: Source) -> Markup | None:

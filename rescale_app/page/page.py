@@ -14,12 +14,14 @@ from rescale_app.html.rendering import render
 from rescale_app.page.handlers import (
     BY_SCALE,
     BY_SIDE,
+    MAX_EFFORT,
     QUALITY,
     RESTORE,
     SCALE,
     SHRINK,
     Handlers,
 )
+from rescale_app.page.weights import can_optimize
 from rescale_data.image_file import IMAGE_SUFFIXES
 
 _TITLE = "Rescale"
@@ -175,6 +177,17 @@ def _shrink_tab(
             quality = gr.Slider(
                 10, 100, value=QUALITY, step=1, label="JPEG quality", buttons=[], elem_id="quality"
             )
+            effort = gr.Slider(
+                0,
+                MAX_EFFORT,
+                value=0,
+                step=1,
+                label="Effort, steps",
+                info="Refines the small image so that it is restored better; takes time.",
+                buttons=[],
+                visible=can_optimize(rescalers[choices[0][1]]),
+                elem_id="effort",
+            )
         with gr.Column(elem_classes="rescale-output"):
             with gr.Row(elem_classes="rescale-state"):
                 status = gr.HTML(render("page_hint.html", text=_DROP), elem_id="status")
@@ -183,18 +196,20 @@ def _shrink_tab(
             jpeg = gr.HTML(first[1], elem_id="jpeg")
 
     def controls(name: str, how: str) -> tuple[dict[str, Any], ...]:
-        """Hides the scale for a network with a fixed factor."""
+        """Hides what does not apply to a network: the scale, the effort."""
         free = rescalers[name].architecture.fixed_scale is None
         return (
             gr.update(visible=free),
             gr.update(visible=free and how == BY_SCALE),
             gr.update(visible=free and how == BY_SIDE),
+            gr.update(visible=can_optimize(rescalers[name])),
         )
 
-    gr.on([weights.change, by.change], controls, [weights, by], [by, scale, longest], **_AT_ONCE)
+    controlled = [by, scale, longest, effort]
+    gr.on([weights.change, by.change], controls, [weights, by], controlled, **_AT_ONCE)
     by.change(handlers.longest_side, [by], longest, **_AT_ONCE)
     name = gr.Textbox(visible=False)
-    inputs = [picture, name, by, scale, longest, weights, quality]
+    inputs = [picture, name, by, scale, longest, weights, quality, effort]
     run: dict[str, Any] = {
         "fn": handlers.shrink,
         "inputs": inputs,
@@ -202,8 +217,8 @@ def _shrink_tab(
         "js": _NAME,
         **_QUEUED,
     }
-    settings = [weights.change, scale.change, longest.submit, longest.blur, quality.change]
-    gr.on(settings, **run)
+    sliders = [scale.change, quality.change, effort.change]
+    gr.on([weights.change, longest.submit, longest.blur, *sliders], **run)
     show = _SHOW.format("status")
     picture.upload(None, None, None, js=show, **_AT_ONCE)
     picture.upload(**run)

@@ -107,7 +107,7 @@ def restore(
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RescaleWarning)
-        with watched(rescaler, progress, {"Restoring": (0.02, 0.9)}):
+        with watched(rescaler, progress, [("Restoring", 1.0)], (0.02, 0.9)):
             if isinstance(info, LRInfo):
                 restored = rescaler.upscale(LRImage(pixels, info))
             else:

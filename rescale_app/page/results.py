@@ -38,6 +38,7 @@ def png_html(trip: PngTrip, weights: str) -> Markup:
             "Original": f"{size_text(trip.size)}, {count_text(trip.original_bytes)}",
             "Scale": scale_text(trip.lr.info.scale),
             "Restored with": f"{weights}: {network}, weights {trip.lr.info.weights}",
+            "Effort": _effort_text(trip.effort),
             "LR fidelity": f"PSNR {number_text(trip.lr_psnr, 2)} dB RGB, "
             f"{number_text(trip.lr_psnr_y, 2)} dB Y against the bicubic LR image",
             "Time": f"{trip.seconds[0]:.2f} s down, {trip.seconds[1]:.2f} s up",
@@ -57,7 +58,10 @@ def jpeg_html(trip: PngTrip, jpeg: JpegTrip, weights: str) -> Markup:
         kind="JPEG",
         press="restore-jpeg",
         panes=False,
-        facts={"Restored with": f"{weights}: {network}, weights {jpeg.lr.info.weights}"},
+        facts={
+            "Restored with": f"{weights}: {network}, weights {jpeg.lr.info.weights}",
+            "Effort": _effort_text(jpeg.effort),
+        },
     )
 
 
@@ -69,7 +73,7 @@ def pending_html() -> Markup:
 def restored_html(result: Restored, weights: str) -> Markup:
     """Comparison, record and file of a restored image; ``weights`` is the display name."""
     layers = [
-        Layer("lr", "Small image, enlarged", url(result.lr_file), enlarged=True),
+        Layer("lr", "Small image", url(result.lr_file), enlarged=True),
         Layer("restored", "Restored", url(result.file)),
     ]
     if result.created_by is None:
@@ -155,7 +159,7 @@ def _trip_html(
         Layer("bicubic", "Bicubic", views["bicubic"]),
         Layer("restored", "Restored", views["restored"]),
         Layer("hr", "Original", url(trip.hr_file)),
-        Layer("lr", "Small image, enlarged", url(through.lr_file), enlarged=True),
+        Layer("lr", "Small image", url(through.lr_file), enlarged=True),
         Layer("restored_errors", "Error, restored", views["restored_errors"], errors=True),
         Layer("bicubic_errors", "Error, bicubic", views["bicubic_errors"], errors=True),
     ]
@@ -175,6 +179,10 @@ def _trip_html(
         url=url,
         **values,
     )
+
+
+def _effort_text(steps: int) -> str:
+    return f"{steps} step{'' if steps == 1 else 's'} of optimisation" if steps else "none"
 
 
 def _cells(quality: Quality) -> list[str]:

@@ -9,7 +9,15 @@ from pathlib import Path
 from rescale_compat.errors import RescaleError
 
 from rescale_app.lr_image import LRImage, scale_text
-from rescale_app.page.computing import Pixels, Source, read_within, watched, write_errors
+from rescale_app.page.computing import (
+    Pixels,
+    Source,
+    optimizing,
+    read_within,
+    watched,
+    work_of_round_trip,
+    write_errors,
+)
 from rescale_app.quality import Quality, image_quality
 from rescale_app.rescaler import OnProgress, Rescaler
 from rescale_arch.scales import MAX_SCALE
@@ -36,6 +44,7 @@ class PngTrip:
         name: name of the original's file.
         original_bytes: size of the original's file.
         target: what was requested.
+        effort: number of steps in which the LR image was optimised.
         size: (H, W).
         lr: the LR image.
         bicubic_lr: (h, w, 3), the bicubic LR image.
@@ -54,6 +63,7 @@ class PngTrip:
     name: str
     original_bytes: int
     target: Target
+    effort: int
     size: tuple[int, int]
     lr: LRImage
     bicubic_lr: Pixels
@@ -74,6 +84,7 @@ class JpegTrip:
     Attributes:
         folder: where the files are, without the original.
         jpeg_quality: quality of the JPEG file, 1 to 100.
+        effort: number of steps in which the LR image was optimised, for this quality.
         lr: the LR image before compression.
         quality: of the restored image.
         bicubic_quality: of the bicubic image, also through a JPEG file.
@@ -83,6 +94,7 @@ class JpegTrip:
 
     folder: Path
     jpeg_quality: int
+    effort: int
     lr: LRImage
     quality: Quality
     bicubic_quality: Quality
@@ -116,6 +128,7 @@ def through_png(
     folder: Path,
     progress: OnProgress,
     max_pixels: int,
+    effort: int = 0,
 ) -> PngTrip:
     """Downscales and restores an image through a PNG file.
 
@@ -126,6 +139,7 @@ def through_png(
         folder: where the files are written.
         progress: called with the progress; an exception that it raises ends the computation.
         max_pixels: limit for the image.
+        effort: number of steps in which the LR image is optimised.
 
     Raises:
         ImageFileError: the file is not an image.
@@ -138,7 +152,8 @@ def through_png(
     else:
         scale = target
     progress("Downscaling", 0.02)
-    with watched(rescaler, progress, {"Downscaling": (0.02, 0.6), "Restoring": (0.6, 0.8)}):
+    work = work_of_round_trip(effort)
+    with optimizing(rescaler, effort), watched(rescaler, progress, work, (0.02, 0.8)):
         result = rescaler.compare(image, scale)
     progress("Writing the images", 0.9)
     hr, lr = result.hr, result.lr
@@ -151,6 +166,7 @@ def through_png(
         name=source.name,
         original_bytes=source.path.stat().st_size,
         target=target,
+        effort=effort,
         size=(hr.shape[0], hr.shape[1]),
         lr=lr,
         bicubic_lr=result.bicubic_lr,
@@ -172,6 +188,7 @@ def through_jpeg(
     folder: Path,
     progress: OnProgress,
     lr: LRImage | None = None,
+    effort: int = 0,
 ) -> JpegTrip:
     """Sends the image of ``trip`` through a JPEG file instead.
 
@@ -181,16 +198,17 @@ def through_jpeg(
         quality: quality of the JPEG file, 1 to 100.
         folder: where the files are written.
         progress: as for `through_png`.
-        lr: the LR image, if it is known: quality does not change it.
+        lr: the LR image, if it is known; without effort, quality does not change it.
+        effort: number of steps in which the LR image is optimised for the quality.
     """
     progress("Downscaling for JPEG", 0.0)
     hr = read_image(trip.hr_file)
-    if trip.lr.info.weights == rescaler.fingerprint:
+    if not (effort or trip.effort) and trip.lr.info.weights == rescaler.fingerprint:
         lr = trip.lr
-    with watched(rescaler, progress, {"Downscaling": (0.0, 0.6), "Restoring": (0.6, 0.8)}):
+    work = work_of_round_trip(effort)
+    with optimizing(rescaler, effort, quality), watched(rescaler, progress, work, (0.0, 0.8)):
         if lr is None:
             lr = rescaler.downscale(hr, trip.lr.info.scale)
-        progress("Restoring from JPEG", 0.6)
         stem = trip.lr_file.stem
         lr_file, bicubic_file = folder / f"{stem}-q{quality}.jpg", folder / "bicubic.jpg"
         write_image(lr_file, lr.pixels, quality=quality, info=lr.info)
@@ -202,6 +220,7 @@ def through_jpeg(
     return JpegTrip(
         folder=folder,
         jpeg_quality=quality,
+        effort=effort,
         lr=lr,
         quality=image_quality(hr, restored, border),
         bicubic_quality=image_quality(hr, bicubic, border),

@@ -63,6 +63,11 @@ def titles(rescalers: Rescalers) -> dict[str, str]:
     }
 
 
+def can_optimize(rescaler: Rescaler) -> bool:
+    """Whether LR images of the network can be optimised."""
+    return rescaler.architecture.search is not None
+
+
 def for_jpeg(name: str, rescalers: Rescalers) -> str:
     """The weights for an LR image in a JPEG file, where ``name`` is selected.
 
