@@ -1,11 +1,10 @@
-"""Downscales and restores arrays with loaded weights; the basis of the command and the demo."""
+"""`Rescaler`: downscales and restores images in Python; the command and the page use it, too."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal, overload
 
@@ -14,32 +13,28 @@ from rescale_compat.errors import RescaleError
 
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch import Tensor
 
 from rescale_app import side_data as sides
 from rescale_app.arrays import RescaleWarning, checked, eight_bit, with_depth
 from rescale_app.devices import Device, torch_device
 from rescale_app.effort import better, check_effort, optimize
 from rescale_app.included_weights import find_weights
-from rescale_app.inference import computing
+from rescale_app.inference import NetworkRunner, Tile
 from rescale_app.lr_image import UNCHANGED, LRImage, Restored, checked_lr, scale_for_size
 from rescale_app.pil_images import from_pil, info_of_pil, to_pil
 from rescale_app.quality import Comparison, Quality
 from rescale_app.round_trip import compare_round_trip
-from rescale_app.tiles import OnProgress, max_untiled_pixels, smaller_tile_advice, tile_progress
+from rescale_app.tiles import OnProgress, tile_progress
 from rescale_arch import imresize
 from rescale_arch.architecture import find_architecture, load_network
 from rescale_arch.bfloat16 import SLOW_BFLOAT16, Precision, bfloat16_is_native, uses_bfloat16
 from rescale_arch.compiling import compile_for_inference
-from rescale_arch.memory_format import channels_last
 from rescale_arch.scales import Scale, Size
 from rescale_data.image_file import LRInfo
-from rescale_data.pixels import Pixels, rescale_regions, to_pixels, to_tensor
+from rescale_data.pixels import Pixels, to_pixels, to_tensor
 from rescale_data.weight_file import fingerprint, read_weights
 
 __all__ = ["Comparison", "LRImage", "OnProgress", "Quality", "RescaleWarning", "Rescaler"]
-
-Tile = Literal["auto"] | int | None
 
 
 class Rescaler:
@@ -125,7 +120,6 @@ class Rescaler:
         path = find_weights(weights, method)
         loaded = load_network(read_weights(path), str(path))
         self.architecture, self.network = loaded.architecture, loaded.network
-        self._config = loaded.config
         if not self.architecture.rescales:
             raise RescaleError(f"{path}: weights of {loaded.title}, which does not rescale")
         if method not in (None, self.architecture.name):
@@ -133,9 +127,7 @@ class Rescaler:
         check_effort(effort, self.architecture)
         self.effort, self.jpeg_quality = effort, jpeg_quality
         self.fingerprint = fingerprint(loaded.weights)
-        self.network.to(self.device)
-        if self.device.type == "cuda":
-            channels_last(self.network)
+        self._runner = NetworkRunner(loaded, self.device, bf16=bf16)
         if compile:
             compile_for_inference(self.network)
 
@@ -190,10 +182,10 @@ class Rescaler:
             if scale == UNCHANGED:
                 return self._lr_image(eight_bit(array), scale, (height, width))
         pair = self.network.factors(scale)
-        found = self._downscaled(array, pair)
+        found = self._runner.downscale(array, pair, self.tile, self.progress)
         if self.effort:
             progress = tile_progress("Optimising", (height, width), self.progress)
-            with self._computing((height, width)), progress as report:
+            with self._runner.computing((height, width), self.tile), progress as report:
                 optimized = optimize(self, array, found, pair, report)
             found = better(self, array, optimized, found, pair)
         return self._lr_image(found, pair, (height, width))
@@ -292,7 +284,7 @@ class Rescaler:
                 RescaleWarning,
                 stacklevel=3,
             )
-        return self._restored(array, pair, size, depth)
+        return self._runner.upscale(array, pair, size, depth, self.tile, self.progress)
 
     def compare(
         self,
@@ -329,7 +321,7 @@ class Rescaler:
         Raises:
             ValueError: the array is unsupported.
         """
-        return to_pixels(imresize(self._tensor(checked(image)), size, scale))
+        return to_pixels(imresize(to_tensor(checked(image), self.device), size, scale))
 
     def _lr_image(self, pixels: Pixels, scale: tuple[float, float], size: Size) -> LRImage:
         return LRImage(pixels, LRInfo(self.architecture.name, scale, size, self.fingerprint))
@@ -339,61 +331,3 @@ class Rescaler:
         """Largest downscaling factor per axis."""
         assert self.architecture.scale_limits is not None
         return self.architecture.scale_limits[1]
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return to_tensor(array, self.device)
-
-    def _downscaled(self, array: NDArray[Any], scale: tuple[float, float]) -> Pixels:
-        size = (array.shape[0], array.shape[1])
-        tile = self._tile(size)
-        with self._computing(size):
-            if tile is None:
-                return to_pixels(self.network.downscale(self._tensor(array), scale))
-            return self._in_tiles(
-                "Downscaling",
-                lambda read, write: self.network.downscale_tiles(size, scale, read, write, tile),
-                array,
-                self.network.lr_size(size, scale),
-            )
-
-    def _restored(
-        self, array: NDArray[Any], scale: tuple[float, float], size: Size, depth: int
-    ) -> NDArray[Any]:
-        tile = self._tile(size)
-        with self._computing(size):
-            if tile is None:
-                restored = self.network.upscale(self._tensor(array), scale, size=size)
-                return to_pixels(restored, depth)
-            return self._in_tiles(
-                "Restoring",
-                lambda read, write: self.network.upscale_tiles(size, scale, read, write, tile),
-                array,
-                size,
-                depth,
-            )
-
-    def _tile(self, size: Size) -> int | None:
-        """The tile size for an image of ``size``; None: untiled."""
-        if self.architecture.tile is None:
-            return None
-        if self.tile != "auto":
-            return self.tile
-        most = max_untiled_pixels(self.architecture, self._config, self.device)
-        is_small = size[0] * size[1] <= most
-        return None if is_small else self.architecture.tile
-
-    def _in_tiles(
-        self,
-        step: str,
-        work: Callable[..., None],
-        array: NDArray[Any],
-        size: Size,
-        depth: int = 8,
-    ) -> NDArray[Any]:
-        """Collects the output of ``work`` and reports progress."""
-        with tile_progress(step, size, self.progress) as on_progress:
-            return rescale_regions(work, array, size, self.device, on_progress, depth)
-
-    def _computing(self, size: Size) -> AbstractContextManager[None]:
-        advice = smaller_tile_advice(self.architecture, self._tile(size), size)
-        return computing(self.device, self.precision == "bf16", size, advice)

@@ -157,7 +157,7 @@ def test_large_pictures_are_computed_in_tiles(
     def sides(tile: Any) -> list[int]:
         rescaler = Rescaler(weights, device="cpu", tile=tile)
         small = replace(rescaler.architecture, max_untiled_pixels=30 * 100, tile=50)
-        monkeypatch.setattr(rescaler, "architecture", small)
+        monkeypatch.setattr(rescaler._runner, "architecture", small)
         seen: list[int] = []
         for name in ("downscale_tiles", "upscale_tiles"):
             work = getattr(rescaler.network, name)
@@ -181,15 +181,17 @@ def test_a_gpu_takes_as_a_whole_what_its_free_memory_suffices_for(
 ) -> None:
     for path, per_pixel in ((weights, 33 * TINY["num_feat"]), (vqir[0], 26 * 64)):
         rescaler = Rescaler(path, device="cpu")
-        rescaler.device = torch.device("cuda")
+        rescaler._runner.device = torch.device("cuda")
+        tile_side = rescaler._runner.tile_side
         for pixels in (40 * 50, 4000 * 5000):
             free = per_pixel * pixels / 0.8 + 1
             monkeypatch.setattr("rescale_app.tiles.free_gpu_memory", lambda _, n=free: n)
             side = int(pixels**0.5)
-            assert rescaler._tile((side, side)) is None
-            assert rescaler._tile((side + 1, side + 1)) == rescaler.architecture.tile
+            assert tile_side((side, side), "auto") is None
+            assert tile_side((side + 1, side + 1), "auto") == rescaler.architecture.tile
         monkeypatch.setattr("rescale_app.tiles.free_gpu_memory", lambda _: 1 << 50)
-        assert rescaler._tile((1 << 16, 1 << 16)) == rescaler.architecture.tile  # 32-bit indices
+        index_overflow = (1 << 16, 1 << 16)  # kernels use 32-bit indices
+        assert tile_side(index_overflow, "auto") == rescaler.architecture.tile
 
 
 @pytest.mark.gpu
@@ -202,10 +204,8 @@ def test_an_image_takes_no_more_memory_than_expected(scale: float) -> None:
     before = torch.cuda.memory_allocated()
     rescaler.upscale(rescaler.downscale(hr, scale))
     taken = torch.cuda.max_memory_allocated() - before
-    assert (
-        taken
-        < rescaler.architecture.bytes_per_pixel(rescaler._config) * hr.shape[0] * hr.shape[1] / 0.8
-    )
+    per_pixel = rescaler.architecture.bytes_per_pixel(rescaler._runner.config)
+    assert taken < per_pixel * hr.shape[0] * hr.shape[1] / 0.8
 
 
 @pytest.mark.parametrize(
