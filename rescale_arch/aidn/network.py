@@ -9,27 +9,24 @@ sides that are not multiples of the factor, and a ``down_net`` at reduced resolu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 from rescale_compat.errors import RescaleError
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rescale_arch.aidn.arguments import FixedScale, check_arguments
 from rescale_arch.aidn.conditional_resampling import Sampling
 from rescale_arch.aidn.differentiable_jpeg import DifferentiableJPEG
-from rescale_arch.aidn.tiling import mirrored, rescale_columns, rescale_in_bands
+from rescale_arch.aidn.engines import Engine, rescale
+from rescale_arch.aidn.tiling import mirrored, rescale_in_bands
 from rescale_arch.aidn.trunk import RescalingTrunk, sub_pixel_down, sub_pixel_up
 from rescale_arch.images import check_image
-from rescale_arch.regions import Read, Write, collect
-from rescale_arch.rounding import QUANTIZATIONS, Quantization, quantize
+from rescale_arch.regions import Read, Write
+from rescale_arch.rounding import Quantization, quantize
 from rescale_arch.scales import Scale, Size, lr_size, scale_pair
 
-FixedScale = Literal[2, 3, 4]
-Engine = Literal["auto", "layers", "strips"]
 MIN_SIDE = 8
-_MAX_UNSHUFFLE = 4
 
 
 class AIDN(nn.Module):
@@ -102,32 +99,13 @@ class AIDN(nn.Module):
             "down_num_feat": num_feat if down_num_feat is None else down_num_feat,
             "num_feat": num_feat,
         }
-        for name, value in widths.items():
-            if value < 8 or value % 8:
-                raise RescaleError(f"{name} is {value}: valid are multiples of 8")
         counts = {
             "num_block": num_block,
             "adapt_interval": adapt_interval,
             "num_adapt_expert": num_adapt_expert,
             "num_crm_expert": num_crm_expert,
         }
-        for name, value in counts.items():
-            if value < 1:
-                raise RescaleError(f"{name} is {value}: at least 1 is needed")
-        if fixed_scale is not None and fixed_scale not in get_args(FixedScale):
-            raise RescaleError(f"fixed_scale is {fixed_scale!r}: valid are 2, 3, 4, None")
-        if quantization is not None and quantization not in QUANTIZATIONS:
-            raise RescaleError(
-                f"quantization is {quantization!r}: valid are {', '.join(QUANTIZATIONS)}, None"
-            )
-        if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
-            raise RescaleError(f"jpeg_quality is {jpeg_quality}: valid are 1 to 100, None")
-        if not 1 <= down_unshuffle <= _MAX_UNSHUFFLE:
-            raise RescaleError(f"down_unshuffle is {down_unshuffle}: valid are 1 to 4")
-        if down_unshuffle > 1 and fixed_scale is not None:
-            raise RescaleError(
-                f"down_unshuffle is {down_unshuffle}: a network with fixed_scale needs 1"
-            )
+        check_arguments(widths, counts, fixed_scale, quantization, jpeg_quality, down_unshuffle)
         self.fixed_scale = fixed_scale
         self.quantization = quantization
         self.jpeg_quality = jpeg_quality
@@ -139,14 +117,9 @@ class AIDN(nn.Module):
             widths.values(), (down_unshuffle, 1), (sub_pixel_down, sub_pixel_up), strict=True
         ):
             if fixed_scale is None:
+                experts = num_adapt_expert, num_crm_expert
                 trunk = RescalingTrunk.any_scale(
-                    width,
-                    num_block,
-                    res_scale,
-                    adapt_interval,
-                    num_adapt_expert,
-                    num_crm_expert,
-                    unshuffle,
+                    width, num_block, res_scale, adapt_interval, *experts, unshuffle
                 )
             else:
                 trunk = RescalingTrunk(width, num_block, res_scale, sub_pixel(width, fixed_scale))
@@ -178,7 +151,7 @@ class AIDN(nn.Module):
             bottom = size[0] * self.fixed_scale - hr.shape[-2]
             right = size[1] * self.fixed_scale - hr.shape[-1]
             hr = F.pad(hr, (0, right, 0, bottom), mode="reflect")
-        return self._rescale(self.down_net, hr, (1 / vertical, 1 / horizontal), size)
+        return rescale(self.down_net, hr, (1 / vertical, 1 / horizontal), size, self.engine)
 
     def upscale(self, lr: Tensor, scale: Scale | None = None, *, size: Size) -> Tensor:
         """Restores the HR image from the (quantised) LR image.
@@ -209,7 +182,8 @@ class AIDN(nn.Module):
                 f"at scale {pair[0]:g} x {pair[1]:g} has an LR image of "
                 f"{expected[0]} x {expected[1]}"
             )
-        return self._rescale(self.up_net, lr, pair, size)[..., : size[0], : size[1]]
+        restored = rescale(self.up_net, lr, pair, size, self.engine)
+        return restored[..., : size[0], : size[1]]
 
     def upscale_window(
         self,
@@ -365,32 +339,3 @@ class AIDN(nn.Module):
             raise RescaleError(f"tile is {tile}: at least 1 is needed")
         factors = self.factors(scale)
         return factors, lr_size(size, factors)
-
-    def _rescale(
-        self, trunk: RescalingTrunk, x: Tensor, ratio: tuple[float, float], size: Size
-    ) -> Tensor:
-        """Runs a direction with the selected engine."""
-        if self._uses_strips(x):
-            in_size, columns = (x.shape[-2], x.shape[-1]), (0, size[1])
-            (out,) = collect(
-                lambda read, write: rescale_columns(
-                    trunk, ratio, in_size, size, columns, read, write
-                ),
-                x,
-                size,
-            )
-            return out
-        rescaled: Tensor = trunk(x, Sampling.of(trunk.feature_ratio(ratio), size, x))
-        return rescaled
-
-    def _uses_strips(self, x: Tensor) -> bool:
-        if self.engine == "auto":
-            return not (
-                self.training
-                or x.is_cuda
-                or torch.is_grad_enabled()
-                or torch.compiler.is_compiling()
-            )
-        if self.engine == "strips" and (self.training or torch.is_grad_enabled()):
-            raise RescaleError("engine 'strips' needs evaluation mode and torch.no_grad()")
-        return self.engine == "strips"
