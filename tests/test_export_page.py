@@ -1,12 +1,8 @@
-"""The exported web page: reading records in JavaScript, and restoring in a browser."""
+"""The exported web page: its runtime, and restoring in a browser."""
 
-import base64
 import functools
 import http.server
-import io
-import json
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,18 +13,19 @@ import numpy as np
 import pytest
 import recipe
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from skimage import data
+from test_side_data import P3, camera_exif
 
 from rescale_app import cli
 from rescale_app.export import npm, web_page
 from rescale_app.export.npm import fetch_files
 from rescale_arch import AIDN
+from rescale_data.exif import carried_exif
 from rescale_data.image_file import LRInfo, read_image, write_image
+from rescale_data.losses import Loss
 from rescale_data.weight_file import save_weights
 
 WEB = Path(web_page.__file__).parent / "web"
@@ -37,137 +34,6 @@ PIXELS = np.zeros((8, 20, 3), np.uint8)
 IMAGE_HISTORY = 0x9213
 TIMES = "\N{MULTIPLICATION SIGN}"
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 1, "adapt_interval": 1}
-
-# --- records, with Node.js ------------------------------------------------------------------------
-
-SCRIPT = """
-import { readFileSync } from "node:fs";
-const { FileError, hintInName, readRecord } = await import(process.argv[1]);
-const results = [];
-for (const text of JSON.parse(readFileSync(0, "utf8"))) {
-  try {
-    results.push(await readRecord(new Uint8Array(Buffer.from(text, "base64"))));
-  } catch (error) {
-    if (!(error instanceof FileError)) throw error;
-    results.push({ error: error.message });
-  }
-}
-console.log(JSON.stringify({ results, hint: hintInName("a.s2.1x1.b.s2.5x1.5.30x20 (1).png") }));
-"""
-
-
-def run_node(files: list[bytes]) -> dict[str, Any]:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs Node.js")
-    given = json.dumps([base64.b64encode(content).decode() for content in files])
-    command = (node, "--input-type=module", "--eval", SCRIPT, (WEB / "record.js").as_uri())
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def records(*files: bytes) -> list[Any]:
-    results: list[Any] = run_node(list(files))["results"]
-    return results
-
-
-def encoded(kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(PIXELS).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def text_chunks(*texts: tuple[str, str, bool, bool]) -> PngInfo:
-    info = PngInfo()
-    for key, text, compressed, international in texts:
-        (info.add_itxt if international else info.add_text)(key, text, zip=compressed)
-    return info
-
-
-def exif() -> bytes:
-    entries = Image.Exif()
-    entries[IMAGE_HISTORY] = f"edited\nrescale:{INFO.to_json()}"
-    return entries.tobytes()
-
-
-def test_records_are_read_wherever_they_are(tmp_path: Path) -> None:
-    line = INFO.to_json()
-    files = [
-        *(
-            encoded("PNG", pnginfo=text_chunks(("Title", "x", False, False), text))
-            for text in (
-                ("rescale", line, False, False),
-                ("rescale", line, True, False),
-                ("rescale", line, False, True),
-                ("rescale", line, True, True),
-            )
-        ),
-        encoded("JPEG", comment=f"rescale:{line}".encode()),
-        encoded("PNG", exif=exif()),
-        encoded("JPEG", exif=exif()),
-        encoded("WEBP", lossless=True, exif=exif()),
-        encoded("WEBP", quality=80, exif=exif()),
-    ]
-    found = records(*files)
-    expected = json.loads(line)
-    assert [entry["record"] for entry in found] == [expected] * len(files)
-    assert [entry["lossless"] for entry in found] == [True] * 4 + [False, True, False, True, False]
-
-
-def test_files_of_the_command_have_records(tmp_path: Path) -> None:
-    for name in ("a.png", "a.jpg", "a.webp"):
-        write_image(tmp_path / name, PIXELS, info=INFO)
-        (found,) = records((tmp_path / name).read_bytes())
-        assert found["record"] == json.loads(INFO.to_json())
-
-
-def test_files_without_a_record() -> None:
-    found = records(encoded("PNG"), encoded("JPEG", comment=b"mine"), encoded("WEBP"))
-    assert [entry["record"] for entry in found] == [None] * 3
-
-
-def test_names_of_files_may_state_the_size() -> None:
-    hint = run_node([])["hint"]
-    assert hint == {"scale": [2.5, 1.5], "size": [20, 30]}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"GIF89a", "is not a PNG, JPEG or WebP file"),
-        (encoded("PNG")[:-20], "is damaged or incomplete"),
-        (encoded("JPEG")[:40], "is damaged or incomplete"),
-        (encoded("JPEG", comment=b"rescale:{"), "has a malformed record"),
-        (encoded("JPEG", comment=b'rescale:{"version":1}'), "has a malformed record"),
-        (encoded("JPEG", comment=b'rescale:{"version":2}'), "was written by a later version"),
-    ],
-)
-def test_other_files_are_refused(content: bytes, message: str) -> None:
-    (found,) = records(content)
-    assert found["error"].startswith(message)
-
-
-@settings(max_examples=10)
-@given(st.data())
-def test_damaged_files_end_in_a_message(choice: st.DataObject) -> None:
-    files = []
-    sources = [
-        encoded("PNG", exif=exif()),
-        encoded("JPEG", exif=exif()),
-        encoded("WEBP", exif=exif()),
-    ]
-    for source in sources:
-        for _ in range(50):
-            damaged = bytearray(source)
-            for _ in range(choice.draw(st.integers(1, 4))):
-                damaged[choice.draw(st.integers(2, len(source) - 1))] = choice.draw(
-                    st.integers(0, 255)
-                )
-            files.append(bytes(damaged[: choice.draw(st.integers(12, len(source)))]))
-    assert len(records(*files)) == len(files)
-
 
 # --- the runtime ----------------------------------------------------------------------------------
 
@@ -236,6 +102,21 @@ class IsolatingHandler(Handler):
     isolated = True
 
 
+class HandlerForOldBrowsers(Handler):
+    """Serves a worker that finds no ImageDecoder."""
+
+    def do_GET(self) -> None:
+        if self.path != "/worker.js":
+            super().do_GET()
+            return
+        content = b"delete self.ImageDecoder;" + Path(self.directory, "worker.js").read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/javascript")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
 @pytest.fixture
 def address(site: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     handler = getattr(request, "param", Handler)
@@ -284,11 +165,14 @@ class Page:
         return self.save(file)
 
     def save(self, file: Path) -> NDArray[np.uint8]:
-        saved = self.downloads / f"{file.stem}-restored.png"
+        saved = self.saved(file)
         saved.unlink(missing_ok=True)
         self.find("save").click()
         self.until(saved.is_file, 30)
-        return np.asarray(Image.open(saved).convert("RGB"))
+        return read_image(saved)
+
+    def saved(self, file: Path) -> Path:
+        return self.downloads / f"{file.stem}-restored.png"
 
     def refuse(self, file: Path) -> str:
         self.give(file)
@@ -355,6 +239,85 @@ def test_page_restores_as_the_command_does(
     assert urls and all(url.startswith((here, f"blob:{here}")) for url in urls)
     severe = [line for line in page.browser.get_log("browser") if line["level"] == "SEVERE"]
     assert severe == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("is_transparent", [False, True])
+def test_side_data_is_restored_as_by_the_command(
+    page: Page, tmp_path: Path, is_transparent: bool
+) -> None:
+    colors = data.chelsea()[40:161, 100:281]
+    height, width = colors.shape[:2]
+    if is_transparent:
+        rows, columns = np.mgrid[:height, :width]
+        rings = 127.5 + 160 * np.sin(np.hypot(rows - 60, columns - 90) / 9)
+        source = Image.fromarray(np.dstack([colors, rings.clip(0, 255).astype(np.uint8)]))
+    else:
+        source = Image.fromarray(colors)
+    details = camera_exif().replace(b"Maker", b"Other")
+    source.save(tmp_path / "cat.png", icc_profile=P3, exif=details)
+    files = [("1.png",), ("2.webp",), ("3.webp", "--quality", "90")]
+    if not is_transparent:
+        files.append(("4.jpg", "--quality", "90"))
+    for name, *options in files:
+        lr = shrunk(tmp_path / "cat.png", tmp_path / name, "-s", "2.5x1.7", *options)
+        found = page.restore(lr)
+        expected = restored(lr, tmp_path / "expected.png")
+        assert agree(found, expected), name
+        assert page.find("warnings").text == ""
+        with Image.open(page.saved(lr)) as one, Image.open(tmp_path / "expected.png") as other:
+            assert one.mode == other.mode == ("RGBA" if is_transparent else "RGB")
+            assert one.info["icc_profile"] == other.info["icc_profile"] == P3
+            assert carried_exif(one.info["exif"]) == carried_exif(other.info["exif"])
+            assert one.getexif()[271] == "Other"
+            if is_transparent:
+                alphas = [np.asarray(each)[..., 3].astype(int) for each in (one, other)]
+                assert alphas[0].min() == 0 and alphas[0].max() == 255
+                assert np.abs(alphas[0] - alphas[1]).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_what_is_dropped_is_said(
+    page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, lr = tmp_path / "cat.png", tmp_path / "lr.png"
+    write_image(source, data.chelsea()[100:190, 100:220])
+    shrunk(source, lr, "-s", "2.5")
+    with Image.open(lr) as image:  # as an editor might write it
+        texts = PngInfo()
+        texts.add_text("rescale", image.info["rescale"])
+        texts.add_text("Title", "Cat")
+        frames = {"save_all": True, "append_images": [image.copy()]}
+        lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+        image.save(tmp_path / "edited.png", pnginfo=texts, icc_profile=lab, **frames)
+    capsys.readouterr()
+    expected = restored(tmp_path / "edited.png", tmp_path / "expected.png")
+    told = capsys.readouterr().err
+    found = page.restore(tmp_path / "edited.png")
+    assert agree(found, expected)
+    assert page.find("warnings").text.splitlines() == [
+        "Only the first of several images is restored.",
+        "The color profile is damaged or not one of RGB, and is dropped.",
+        "Metadata other than EXIF (XMP, IPTC, comments, texts) is dropped.",
+    ]
+    for loss in (Loss.FRAMES, Loss.PROFILE, Loss.METADATA):
+        assert loss.value in told
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("address", [HandlerForOldBrowsers], indirect=True)
+def test_without_exact_colors_under_transparency_the_page_says_so(
+    page: Page, tmp_path: Path
+) -> None:
+    source = Image.fromarray(data.chelsea()[100:190, 100:220]).convert("RGBA")
+    source.putalpha(99)
+    source.save(tmp_path / "cat.png")
+    lr = shrunk(tmp_path / "cat.png", tmp_path / "lr.png", "-s", "2.5")
+    page.restore(lr)
+    assert page.find("warnings").text == "Colors under transparency are inexact in this browser."
 
 
 @pytest.mark.slow

@@ -52,8 +52,8 @@ function deliver({ png, width, height, warnings, model, engine, seconds }) {
   const attributes = { width, height, left: "small", right: "restored" };
   for (const [name, value] of Object.entries(attributes)) compare.setAttribute(name, value);
   for (const [name, label, source, enlarged] of [
-    ["small", "Small image, enlarged", small, false],
-    ["pixels", "Small image, pixels", small, true],
+    ["small", "Small, smooth", small, false],
+    ["pixels", "Small, pixels", small, true],
     ["restored", "Restored", restored, false],
   ]) {
     const image = document.createElement("img");

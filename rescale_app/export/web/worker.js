@@ -1,10 +1,14 @@
 /** Restores one file after another; the page ends this worker to cancel.
  *
- * Receives {file, name, geometry}; geometry is {scale, size} if the user entered it. Sends {step},
+ * Receives {file, geometry}; geometry is {scale, size} if the user entered it. Sends {step},
  * {progress}, {result} or {error, unknown}; unknown: scale and size are not known.
  */
 
+import { enlarge } from "./bicubic.js";
+import { LOSSES } from "./containers.js";
+import { carriedExif } from "./exif.js";
 import { modelInputs } from "./model_inputs.js";
+import { encodePng } from "./png.js";
 import { FileError, hintInName, readRecord } from "./record.js";
 import { restore } from "./restore.js";
 
@@ -28,8 +32,8 @@ class UnknownGeometry extends FileError {}
 async function process({ file, geometry }) {
   postMessage({ step: "Reading" });
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const { lossless, record } = await readRecord(bytes);
-  const lr = await decode(file);
+  const { format, lossless, record, exif, profile, losses } = await readRecord(bytes);
+  const lr = await decode(file, format);
   const known = record ?? geometry ?? hintInName(file.name);
   if (!known) {
     throw new UnknownGeometry(
@@ -38,13 +42,15 @@ async function process({ file, geometry }) {
   }
   const models = await (await fetchFile("models.json")).json();
   const { model, warnings } = choose(models, record, lossless);
-  if (lr.hasAlpha) warnings.push("Transparency is not restored.");
   check(lr, known, model.max_scale);
   const started = performance.now();
   const pixels = isUnchanged(known) ? lr.data : await compute(model, lr, known);
   const [height, width] = known.size;
   postMessage({ step: "Saving" });
-  const png = await encode(pixels, width, height);
+  const carried = exif && carry(exif, known.size, losses);
+  const png = await encodePng(pixels, width, height, { hasAlpha: lr.hasAlpha, profile, exif: carried });
+  if (lr.isInexact) warnings.push("Colors under transparency are inexact in this browser.");
+  for (const loss of Object.keys(LOSSES)) if (losses.has(loss)) warnings.push(LOSSES[loss]);
   return {
     png, width, height, warnings, model: model.name, engine: engine?.title ?? "",
     seconds: (performance.now() - started) / 1000,
@@ -55,7 +61,23 @@ async function compute(model, lr, { scale, size }) {
   postMessage({ step: "Loading the network" });
   const run = await load(model);
   postMessage({ step: "Restoring" });
-  return restore(run, lr, scale, size, model.halo, (progress) => postMessage({ progress }));
+  const pixels = await restore(run, lr, scale, size, model.halo, (progress) => postMessage({ progress }));
+  if (lr.hasAlpha) {
+    const alpha = Uint8Array.from({ length: lr.width * lr.height }, (_, i) => lr.data[4 * i + 3]);
+    enlarge(alpha, [lr.height, lr.width], size, scale).forEach((value, i) => { pixels[4 * i + 3] = value; });
+  }
+  return pixels;
+}
+
+/** The EXIF of the restored file; null if there is none, or it is broken. */
+function carry(exif, size, losses) {
+  try {
+    return carriedExif(exif, size);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    losses.add("exif");
+    return null;
+  }
 }
 
 function isUnchanged({ scale }) {
@@ -89,8 +111,12 @@ function check(lr, { scale, size }, limit) {
   }
 }
 
-/** Decodes an image without color management, upright: {data: RGBA, width, height, hasAlpha}. */
-async function decode(file) {
+/** Decodes an image without color management: {data: RGBA, width, height, hasAlpha, isInexact}.
+ *
+ * A canvas turns the image upright. It also multiplies colors by their alpha, so transparent images
+ * are decoded without one, where the browser can.
+ */
+async function decode(file, format) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
@@ -104,18 +130,30 @@ async function decode(file) {
   const { data } = context.getImageData(0, 0, width, height);
   let hasAlpha = false;
   for (let i = 3; i < data.length && !hasAlpha; i += 4) hasAlpha = data[i] < 255;
-  return { data, width, height, hasAlpha };
+  const exact = hasAlpha ? await decodeStraight(file, format, width, height) : data;
+  return { data: exact ?? data, width, height, hasAlpha, isInexact: !exact };
 }
 
-async function encode(pixels, width, height) {
-  let canvas;
-  try {
-    canvas = new OffscreenCanvas(width, height);
-    canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
-  } catch {
-    throw new FileError(`would be ${width} × ${height}, more than this browser can save`);
+/** Decodes a transparent image with colors as they are in the file; null if the browser cannot. */
+async function decodeStraight(file, format, width, height) {
+  if (!self.ImageDecoder) return null;
+  const decoder = new ImageDecoder({
+    data: await file.arrayBuffer(),
+    type: `image/${format.toLowerCase()}`,
+    colorSpaceConversion: "none",
+    premultiplyAlpha: "none",
+  });
+  const { image } = await decoder.decode();
+  const isUpright = image.codedWidth === width && image.codedHeight === height;
+  if (!isUpright || !["RGBA", "BGRA"].includes(image.format)) return null;
+  const data = new Uint8ClampedArray(4 * width * height);
+  await image.copyTo(data);
+  if (image.format === "BGRA") {
+    for (let i = 0; i < data.length; i += 4) [data[i], data[i + 2]] = [data[i + 2], data[i]];
   }
-  return canvas.convertToBlob({ type: "image/png" });
+  image.close();
+  decoder.close();
+  return data;
 }
 
 /** The function that runs a model; sessions are kept. */
