@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     names = given.only.split(",") if given.only else list(TABLES)
     for name in names:
         if name not in TABLES:
-            parser.error(f"argument --only: {name!r} is unknown: valid are {', '.join(TABLES)}")
+            parser.error(
+                f"argument --only: {name!r} is unknown: expected one of {', '.join(TABLES)}"
+            )
 
     machine = run(Case("machine", "machine.describe", {}))
     devices = ["cpu", "cuda"] if machine["gpu"] else ["cpu"]

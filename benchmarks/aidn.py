@@ -1,4 +1,4 @@
-"""AIDN: speed and memory of a round trip, and the loss of quality by bfloat16."""
+"""AIDN: speed and memory of a round trip, and the quality lost with bfloat16."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def effort(
     device: str = "cpu",
     steps: int = 4,
 ) -> dict[str, float]:
-    """Optimises the LR image of a noise image at 2.5, in windows.
+    """Optimizes the LR image of a noise image at 2.5, in windows.
 
     Args:
         precision: ``fp32`` or ``bf16``.
@@ -101,7 +101,7 @@ def effort(
         optimize_lr(net, lr, reader(hr), size, SCALE, steps, search)
 
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        run(hr[..., :32, :32])  # one-time initialisation
+        run(hr[..., :32, :32])  # one-time initialization
         with probe.peak_memory(device, result):
             result["seconds"] = probe.seconds(lambda: run(hr), device) / steps
     result["rate"] = result["seconds"] / (size[0] * size[1] / 1e6)

@@ -18,7 +18,7 @@ _IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def make(folder: str, count: int, side: int) -> dict[str, float]:
-    """Fills ``folder`` with ``count`` PNG images of ``side``, cropped from scikit-image's."""
+    """Fills ``folder`` with ``count`` PNG images of ``side``, cropped from scikit-image."""
     from skimage import data
 
     sources = [np.ascontiguousarray(getattr(data, name)()[..., ::-1]) for name in _IMAGES]

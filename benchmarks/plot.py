@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.tables import Table, text
+from benchmarks.table import Table, text
 
 
 def plot(tables: Sequence[Table], path: Path) -> bool:

@@ -71,7 +71,7 @@ def round_trip(
     result: dict[str, float] = {}
     bf16 = precision == "bf16"
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-        # one-time initialisation
+        # one-time initialization
         trip(hr[..., :_SMALL, :_SMALL])
         outputs: list[Tensor] = []
         with peak_memory(device, result):

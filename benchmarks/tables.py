@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.running import Case, Result, measure, run
+from benchmarks.table import Table
 
 _WEIGHTS = ("aidn", "aidn-small")
 _HALF = {"down_unshuffle": 2}
@@ -44,33 +45,6 @@ class Settings:
     def repeats_on(self, device: str) -> int:
         """Number of rounds; on a GPU, each process repeats its measurement itself."""
         return 1 if device == "cuda" else self.repeats
-
-
-@dataclass
-class Table:
-    """Rows of numbers by column name; ratios are relative to the first row."""
-
-    title: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    has_failures: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """The table as stored in the results file."""
-        return {"title": self.title, "rows": self.rows, "notes": self.notes}
-
-    def __str__(self) -> str:
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        cells = [columns] + [[text(row.get(key)) for key in columns] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if index else cell.ljust(width)
-                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
-        return "\n".join([self.title, *lines, *self.notes])
 
 
 def aidn(settings: Settings) -> Iterator[Table]:
@@ -138,7 +112,7 @@ def _network_sizes(settings: Settings, device: str, size: tuple[int, int]) -> Ta
 
 
 def _effort(settings: Settings, device: str, size: tuple[int, int]) -> Table:
-    """A step of the optimisation of LR images, with networks of two sizes."""
+    """A step of the optimization of LR images, with networks of two sizes."""
     networks = {
         "64 features, 16 blocks": {},
         "32 features, 8 blocks": _SIZES["32 features, 8 blocks"],
@@ -165,7 +139,7 @@ def _effort(settings: Settings, device: str, size: tuple[int, int]) -> Table:
 
 
 def vqir(settings: Settings) -> Iterator[Table]:
-    """Round trips by 16, plain and ours, for both stages."""
+    """Round trips at 16, plain and ours, for both stages."""
     network: dict[str, Any] = {"factor": 16}
     if settings.quick:
         network |= {"ch": 32, "num_res_blocks": 1, "z_channels": 32, "embed_dim": 64}
@@ -173,7 +147,7 @@ def vqir(settings: Settings) -> Iterator[Table]:
     for device in settings.devices:
         for stage in (1, 2):
             table = Table(
-                f"VQIR, stage {stage}, round trip of {side} x {side} by 16, {_on(device, settings)}"
+                f"VQIR, stage {stage}, round trip of {side} x {side} at 16, {_on(device, settings)}"
             )
             modes = [("plain", "fp32", False), ("ours", "fp32", False), ("ours", "bf16", False)]
             arguments = {
@@ -415,12 +389,3 @@ def _network(settings: Settings) -> dict[str, int]:
 
 def _on(device: str, settings: Settings) -> str:
     return "GPU" if device == "cuda" else f"CPU, {settings.threads} threads"
-
-
-def text(value: Any) -> str:
-    """Formats a value for tables and plots."""
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return str(value)

@@ -25,7 +25,7 @@ def round_trip(
     """Downscales and restores an 8-bit noise image.
 
     Args:
-        method: ``aidn`` (by 2.5) or ``vqir``.
+        method: ``aidn`` (at 2.5) or ``vqir``.
         size: (H, W).
         tile: side of the tiles; None: the whole image at once.
         network: keywords of the network.
@@ -39,7 +39,7 @@ def round_trip(
     result: dict[str, float] = {}
     bf16 = precision == "bf16"
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        _round_trip(net, np.zeros((64, 64, 3), np.uint8), 64)  # one-time initialisation
+        _round_trip(net, np.zeros((64, 64, 3), np.uint8), 64)  # one-time initialization
         outputs: list[Pixels] = []
 
         def work() -> None:

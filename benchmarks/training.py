@@ -52,7 +52,7 @@ def step(
         optimizer.step()
 
     result: dict[str, float] = {}
-    train(hr[:1, :, :32, :32])  # one-time initialisation
+    train(hr[:1, :, :32, :32])  # one-time initialization
     with peak_memory(device, result):
         train(hr)
     result["seconds"] = seconds(lambda: train(hr), device, repeats)

@@ -1,4 +1,4 @@
-"""VQIR: a round trip by 16 or 32."""
+"""VQIR: speed and memory of a round trip."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.aidn import multiply_accumulates
 from benchmarks.running import Case, measure, run
-from benchmarks.tables import TABLES, Table
+from benchmarks.table import Table
+from benchmarks.tables import TABLES
 
 
 @pytest.mark.slow
@@ -49,7 +50,7 @@ def test_work_at_half_resolution_is_a_quarter() -> None:
     assert trunk < work["down"][0] < 2 * trunk
 
 
-def test_every_measurement_has_a_process_of_its_own_and_its_error_is_told() -> None:
+def test_every_measurement_runs_in_a_separate_process_and_errors_are_reported() -> None:
     machine = run(Case("machine", "machine.describe", {"threads": 1}))
     assert machine["python"].startswith("3.")
     lost = Case("lost", "data.prepare", {"folder": "no_such_folder", "lmdb": "a.lmdb"})
@@ -69,7 +70,7 @@ def test_tables_line_up() -> None:
     ]
 
 
-def test_an_unknown_table_is_told() -> None:
+def test_an_unknown_table_is_named() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--only", "aidm"],
         cwd=Path(__file__).parents[1],
@@ -77,4 +78,4 @@ def test_an_unknown_table_is_told() -> None:
         text=True,
     )
     assert result.returncode == 2
-    assert "'aidm' is unknown: valid are aidn, vqir" in result.stderr
+    assert "'aidm' is unknown: expected one of aidn, vqir" in result.stderr
