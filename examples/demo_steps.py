@@ -1,4 +1,4 @@
-"""Steps of the demo: making the dataset, training and testing."""
+"""Steps of the demo: creating the dataset, training and testing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_data_set() -> None:
     for subset, names in (("train", TRAIN), ("test", HELD_OUT)):
         (datasets / subset).mkdir(parents=True, exist_ok=True)
         for name in names:
-            pixels = getattr(skimage.data, name)()  # uint8, RGB or grey
+            pixels = getattr(skimage.data, name)()  # uint8, RGB or gray
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
             write_image(datasets / subset / f"{name}.png", np.ascontiguousarray(pixels))

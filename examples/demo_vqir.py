@@ -1,4 +1,4 @@
-"""Second part of the demo: VQIR by 16, with included weights, and its three training steps."""
+"""Second part of the demo: VQIR x16, with included weights, and its three training steps."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def run_vqir(iterations: int | None) -> tuple[str, bool]:
     }
     vqgan, recovered, final = steps.values()
     report = (
-        f"VQIR by 16, included weights {WEIGHTS}: {HELD_OUT[0]} as an LR image of {width} x "
+        f"VQIR x16, included weights {WEIGHTS}: {HELD_OUT[0]} as an LR image of {width} x "
         f"{height} pixels. PSNR-Y in dB, mean as above:\n\n"
         f"{bicubic:6.2f}  bicubic both ways\n"
         f"{restored:6.2f}  {WEIGHTS}\n"
         f"{mean(one.lr_psnr_y for one in compared):6.2f}  LR image against bicubic\n\n"
         f"HR, LR, bicubic and restored images side by side: {panel}\n\n"
-        "The three training steps, on a tiny network for minutes: each works, but the results are "
-        "a toy's. PSNR-Y in dB:\n\n"
+        "The three training steps, with a tiny network for minutes: a check that they work, not of "
+        "quality. PSNR-Y in dB:\n\n"
         + "\n".join(f"{value:6.2f}  {name}" for name, value in steps.items())
         + f"\n\nLR and restored images of the tiny network: {images}\nIts weights: {weights}"
     )

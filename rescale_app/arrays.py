@@ -21,7 +21,7 @@ def checked(image: ArrayLike) -> NDArray[Any]:
     """Checks ``image`` and returns it as (H, W, 3) with unchanged samples.
 
     Args:
-        image: (H, W, 3) RGB or (H, W) grey; uint8, uint16, or float in [0, 1].
+        image: (H, W, 3) RGB or (H, W) gray; uint8, uint16, or float in [0, 1].
 
     Raises:
         ValueError: the shape, type or range is unsupported.
@@ -30,13 +30,13 @@ def checked(image: ArrayLike) -> NDArray[Any]:
     if array.ndim == 2:
         array = array[..., None].repeat(3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
-        raise RescaleError(f"image has shape {array.shape}: (H, W, 3) RGB or (H, W) is needed")
+        raise RescaleError(f"image has shape {array.shape}: expected (H, W, 3) RGB or (H, W)")
     if array.dtype not in (np.uint8, np.uint16):
         if not np.issubdtype(array.dtype, np.floating):
-            raise RescaleError(f"image is {array.dtype}: uint8, uint16 or float is needed")
+            raise RescaleError(f"image is {array.dtype}: expected uint8, uint16 or float")
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):  # also true for NaN
-            raise RescaleError(f"image has samples from {low:g} to {high:g}: [0, 1] is needed")
+            raise RescaleError(f"image has samples from {low:g} to {high:g}: expected [0, 1]")
     return array
 
 

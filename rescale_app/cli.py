@@ -25,7 +25,7 @@ first). Errors are reported in one line each; RESCALE_DEBUG=1 shows the tracebac
 _COMMANDS = {
     "down": "downscale images",
     "up": "restore downscaled images",
-    "compare": "compare with bicubic",
+    "compare": "compare with bicubic interpolation",
     "prepare": "prepare datasets (sub-images, mod-crop, lmdb, meta-info)",
     "weights": "list, inspect and import weights (list, info, import)",
     "export": "export a network to ONNX, or a web page that needs no Python (onnx, page)",
@@ -65,7 +65,7 @@ def _run(argv: list[str]) -> int:
     name, rest = (argv[0], argv[1:]) if argv else ("", [])
     if name not in _COMMANDS:
         _parser().parse_args(argv)  # --help, --version, or an error
-        raise UsageError("name a command (see `rescale --help`)")
+        raise UsageError("a command is required (see `rescale --help`)")
     if name in _RUNNER:
         from rescale_model import runner
 

@@ -26,9 +26,9 @@ class Row:
         method: ``bicubic``, the network in capitals, or a codec.
         bytes: size of the file.
         bits_per_pixel: bits of the file for each pixel of the original.
-        codec_quality: of the file, 1 to 100; None for lossless files.
+        codec_quality: quality of the file, 1 to 100; None for lossless files.
         quality: similarity to the original.
-        images: how many images this is the mean of.
+        images: number of images in the mean.
     """
 
     method: str
@@ -41,13 +41,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of an image that was compared.
+    """The results of comparing an image.
 
     Attributes:
-        name: of its file.
+        name: name of its file.
         size: (H, W) of the original.
         lr_size: (h, w).
-        scale: as text.
+        scale: the scale as text.
         rows: one for each method.
         lr_psnr: LR fidelity, RGB, dB.
         lr_psnr_y: the same for Y.
@@ -94,10 +94,10 @@ def summary_of(name: str, comparison: Comparison, file: LRFile, codecs: bool) ->
     """Summarizes an image that was compared through ``file``.
 
     Args:
-        name: of the image.
-        comparison: what `Rescaler.compare` returned.
-        file: what it was called with.
-        codecs: whether to add rows of codecs that spend the bytes of the LR file on the original.
+        name: name of the image.
+        comparison: result of `Rescaler.compare`.
+        file: the file that it was called with.
+        codecs: whether to add codecs that store the original in as many bytes as the LR file.
     """
     hr, lr = comparison.hr, comparison.lr
     return Summary(

@@ -9,9 +9,12 @@ from rescale_app.comparison_rows import Row, Summary, means
 
 
 def image_table(path: str, summary: Summary, precision: str) -> str:
-    """The figures of one image; ``path`` is that of its file.
+    """The results for a single image.
 
-    ``precision`` is what was computed in.
+    Args:
+        path: its file.
+        summary: the results.
+        precision: precision of the computation.
     """
     height, width = summary.size
     return "\n".join(
@@ -27,7 +30,7 @@ def image_table(path: str, summary: Summary, precision: str) -> str:
 
 
 def folder_table(summaries: Sequence[Summary], precision: str) -> str:
-    """PSNR of every image, and all figures as means over the images."""
+    """PSNR of every image, and the means of all metrics."""
     rows = means(row for summary in summaries for row in summary.rows)
     methods = [row.method for row in rows]
     width = max(len(summary.name) for summary in summaries)
@@ -63,7 +66,7 @@ def folder_table(summaries: Sequence[Summary], precision: str) -> str:
 
 
 def _methods(rows: Sequence[Row], images: int = 1) -> str:
-    """A line for each method; a codec that could not store all ``images`` says how many."""
+    """A line for each method; for codecs that could not store all images, with their number."""
     lines = [
         f"{'':<16}{'bytes':>10}{'bits/px':>9}{'quality':>9}"
         f"{'PSNR RGB':>10}{'SSIM RGB':>10}{'PSNR Y':>8}{'SSIM Y':>8}"

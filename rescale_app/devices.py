@@ -18,7 +18,7 @@ def torch_device(device: str) -> torch.device:
         RescaleError: the name is unknown, or there is no GPU for ``'cuda'``.
     """
     if device not in get_args(Device):
-        raise RescaleError(f"device {device!r} is unknown: valid are auto, cpu, cuda")
+        raise RescaleError(f"device {device!r} is unknown: expected one of auto, cpu, cuda")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise RescaleError("device cuda is not available: PyTorch finds no GPU; use auto or cpu")

@@ -35,7 +35,7 @@ class Ranks:
         Raises:
             ValueError: a variable is missing or not a number.
         """
-        for name in ("MASTER_ADDR", "MASTER_PORT"):  # `total` needs them
+        for name in ("MASTER_ADDR", "MASTER_PORT"):  # `total` uses them
             if not os.environ.get(name):
                 raise RescaleError(f"{name} is not set: start the processes with torchrun")
         rank, size, local = (_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))

@@ -1,4 +1,4 @@
-"""Optimisation of LR images of a `Rescaler`, as arrays."""
+"""Optimization of LR images for `Rescaler`, on arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rescale_data.pixels import Pixels, to_tensor
 
 
 class _Rescaler(Protocol):
-    """What is needed of `Rescaler`, whose module imports this one."""
+    """The members of `Rescaler` that are used here; its module imports this one."""
 
     architecture: Architecture
     network: Any
@@ -36,10 +36,10 @@ def check_effort(effort: int, architecture: Architecture) -> None:
     """Checks the number of steps.
 
     Raises:
-        ValueError: it is not a number from 0, or the network does not support optimisation.
+        ValueError: it is not an integer >= 0, or the network does not support optimization.
     """
     if not (isinstance(effort, int) and effort >= 0):
-        raise RescaleError(f"effort is {effort!r}: a number of steps from 0 is needed")
+        raise RescaleError(f"effort is {effort!r}: expected a number of steps >= 0")
     if effort and architecture.search is None:
         raise RescaleError(f"effort is not supported by the network {architecture.name}")
 
@@ -51,14 +51,14 @@ def optimize(
     scale: tuple[float, float],
     report: Callable[[int], None],
 ) -> Pixels:
-    """Optimises an LR image; see :func:`~rescale_arch.lr_optimization.optimize_lr`.
+    """Optimizes an LR image; see :func:`~rescale_arch.lr_optimization.optimize_lr`.
 
     Args:
         rescaler: the network and the number of steps.
         image: the HR image, as `~rescale_app.arrays.checked` returns it.
         lr: the LR image that the network computed.
         scale: (vertical, horizontal).
-        report: called after every step with the number of HR pixels that are done.
+        report: called after every step with the number of HR pixels processed by it.
     """
     search, quality = rescaler.architecture.search, rescaler.jpeg_quality
     assert search is not None
@@ -77,7 +77,7 @@ def optimize(
     start = torch.from_numpy(lr).permute(2, 0, 1)[None]
     channel = None
     if quality is not None:
-        from rescale_model.jpeg import JPEG, JPEGSetting  # it loads BasicSR
+        from rescale_model.jpeg import JPEG, JPEGSetting  # imported late, since it loads BasicSR
 
         channel = JPEG().channel(JPEGSetting(quality))
     network, steps = rescaler.network, rescaler.effort
@@ -92,7 +92,7 @@ def better(
     second: Pixels,
     scale: tuple[float, float],
 ) -> Pixels:
-    """The LR image from whose file ``image`` is restored better; ``second`` if both are equal."""
+    """The LR image whose file restores ``image`` better; ``second`` if both are equal."""
     size, quality = (image.shape[0], image.shape[1]), rescaler.jpeg_quality
     files = [lr if quality is None else through_jpeg(lr, quality) for lr in (first, second)]
     errors = [square_error(image, rescaler.upscale(file, scale, size)) for file in files]

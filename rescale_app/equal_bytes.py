@@ -1,4 +1,4 @@
-"""What other codecs make of an image with the bytes of its LR file."""
+"""Comparison with other codecs at the file size of the LR file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Codec:
     """A lossy codec of Pillow.
 
     Attributes:
-        name: for tables.
-        format: Pillow's name.
-        options: how it is encoded.
+        name: name in tables.
+        format: name in Pillow.
+        options: encoder options for Pillow.
     """
 
     name: str
@@ -35,7 +35,7 @@ class CodedImage:
     Attributes:
         pixels: (H, W, 3) uint8 RGB, decoded.
         bytes: size of the file.
-        quality: 1 to 100, as the codec counts it.
+        quality: 1 to 100, on the codec's own scale.
     """
 
     pixels: Pixels
@@ -49,7 +49,7 @@ AVIF = Codec("AVIF", "AVIF", {"speed": 6})
 
 
 def available_codecs() -> list[Codec]:
-    """Returns JPEG, WebP and AVIF, as far as this Pillow has them."""
+    """Returns those of JPEG, WebP and AVIF that the installed Pillow supports."""
     return [
         JPEG,
         *([WEBP] if features.check("webp") else []),
@@ -58,12 +58,12 @@ def available_codecs() -> list[Codec]:
 
 
 def within_bytes(image: Pixels, codec: Codec, limit: int) -> CodedImage | None:
-    """Encodes an image with the highest quality that stays within ``limit`` bytes.
+    """Encodes an image with the highest quality that fits into ``limit`` bytes.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        codec: how to encode it; files hold nothing but the pixels.
-        limit: bytes.
+        codec: the codec; files contain only pixels.
+        limit: maximum number of bytes.
 
     Returns:
         The decoded image; None if no quality is low enough.

@@ -1,8 +1,8 @@
 """LR files within a number of bytes: the smallest scale, and then the highest quality, that fit.
 
-The quality goes down first, to a floor; below that, a larger scale costs less (measured with
-aidn-plus and JPEG: from 0.55 bits per pixel, scale 1.5 with quality 54 restores 0.4 dB less than
-scale 2 with quality 80).
+The quality is reduced first, down to a minimum; below that, a larger scale loses less: with
+aidn-plus and JPEG at 0.55 bits per pixel, scale 1.5 with quality 54 is restored 0.4 dB worse than
+scale 2 with quality 80.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rescale_data.encoding import encode_image
 from rescale_data.quality_search import highest_quality
 
 LOWEST_QUALITY = 75
-"""Of JPEG and WebP. Below, a larger scale with a higher quality restores better at equal bytes."""
+"""Minimum quality of JPEG and WebP; below, a larger scale is better at equal bytes."""
 
 _HIGHEST_QUALITY = 95
-_PRECISION = 1.01  # of the scale found
-# Files shrink about as the number of pixels does, somewhat less.
+_PRECISION = 1.01  # relative precision of the scale
+# File sizes decrease a little less than the number of pixels.
 _EXPONENT = 1.7
 _MOST_ATTEMPTS = 16
 _MOST_ESTIMATES = 5
@@ -34,9 +34,9 @@ class StoredLR:
 
     Attributes:
         lr: the image, with side data.
-        lossless: whether it was made for a lossless file.
-        quality: of a lossy file; None: lossless.
-        content: the file.
+        lossless: whether it was computed for a lossless file.
+        quality: quality of a lossy file; None: lossless.
+        content: content of the file.
     """
 
     lr: LRImage
@@ -47,19 +47,19 @@ class StoredLR:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What came of a scale: a file that fits, or the size of the smallest."""
+    """The result of trying a scale: a file that fits, or the size of the smallest file."""
 
     stored: StoredLR | None
     smallest: int
     smallest_is: str
 
     def side_ratio(self, limit: int) -> float:
-        """By how much larger a scale would just fit, roughly, with the lowest quality."""
+        """Estimated factor by which the scale has to grow to fit with the lowest quality."""
         return _side_ratio(self.smallest, limit) * 1.002
 
 
 Downscale = Callable[[bool, float], LRImage]
-"""Makes an LR image for a lossless or a lossy file, of a scale from 1 up; with side data."""
+"""Computes an LR image, with side data, for a lossless or lossy file at a scale >= 1."""
 
 
 def smallest_within(
@@ -70,20 +70,20 @@ def smallest_within(
     highest: float,
     estimate: Callable[[float], int],
 ) -> StoredLR:
-    """Finds the smallest scale, up to 1 %, and its highest quality that fit into ``limit`` bytes.
+    """Finds the smallest scale, to 1 %, and the highest quality that fit into ``limit`` bytes.
 
     Args:
-        downscale: makes LR images.
+        downscale: computes LR images.
         suffix: format of the file: ``.png`` is lossless, ``.jpg`` lossy, and ``.webp`` lossless
-            where that fits.
-        limit: bytes of the file, metadata included.
+            if that fits.
+        limit: maximum number of bytes of the file, including metadata.
         lowest: smallest scale to try.
         highest: largest scale to try; ``lowest`` for a fixed scale.
-        estimate: about how many bytes the smallest file of a scale takes, without the network: the
-            search starts where that fits.
+        estimate: estimates the bytes of the smallest file at a scale, without the network; the
+            search starts at a scale that fits.
 
     Raises:
-        ValueError: no scale and quality fit.
+        ValueError: no combination of scale and quality fits.
     """
     scale, too_small, fits = lowest, lowest, highest
     for _ in range(_MOST_ESTIMATES if lowest < highest else 0):

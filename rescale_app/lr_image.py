@@ -21,16 +21,16 @@ from rescale_data.pixels import Pixels
 from rescale_data.side_data import SideData
 
 _RESIZED = (
-    ": it was resized or cropped on the way, which cannot be undone, since what restoring needs is "
-    "hidden in every single pixel; get the file as it was written"
+    ": it was resized or cropped after downscaling, and cannot be restored, since every pixel "
+    "carries information; use the file as it was written"
 )
 
 UNCHANGED = (1.0, 1.0)
-"""The scale of an image that already had the requested size; it is copied in both directions."""
+"""Scale of an image that already had the requested size; it is copied in both directions."""
 
 
 Restored = TypeVar("Restored", default=Pixels)
-"""What an LR image is restored to: an array, or a PIL image if it was made from one."""
+"""Type of the restored image: an array, or a PIL image if downscaled from one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +53,15 @@ class LRImage(Generic[Restored]):
         return np.array(self.pixels, dtype=dtype, copy=copy)
 
     def save(self, path: str | os.PathLike[str], quality: int | None = None) -> None:
-        """Writes the LR file, from which alone the original can be restored.
+        """Writes an LR file, which suffices to restore the original.
 
         Args:
             path: ``.png``, ``.jpg`` or ``.webp`` file.
-            quality: 1 to 100, for JPEG and WebP; without it, WebP is lossless.
+            quality: 1 to 100, for JPEG and WebP; None: 95 for JPEG, lossless WebP.
 
         Raises:
-            ValueError: the format is unsupported or cannot hold the image, such as JPEG
-                transparency.
+            ValueError: the format is unsupported or cannot represent the image, such as
+                transparency in JPEG.
             OSError: the file cannot be written.
         """
         write_image(path, self.pixels, quality=quality, info=self.info, side_data=self.side_data)
@@ -74,10 +74,10 @@ def checked_lr(
     architecture: Architecture,
     network: Any,
 ) -> tuple[NDArray[Any], tuple[float, float], Size]:
-    """Checks what `Rescaler.upscale` is given, and returns pixels, scale and original size.
+    """Checks the arguments of `Rescaler.upscale`; returns pixels, scale and original size.
 
     Raises:
-        ValueError: the arguments do not fit each other or the network.
+        ValueError: the arguments do not match each other or the network.
     """
     if isinstance(lr, LRImage):
         if scale is not None or size is not None:

@@ -1,4 +1,4 @@
-"""Images for visual comparison: labelled side-by-side panels and error maps."""
+"""Images for visual comparison: labeled side-by-side panels and error maps."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def enlarge(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(image)
 
 
-def side_by_side(pictures: Sequence[tuple[str, Pixels]], columns: int) -> Pixels:
-    """Arranges labelled images in a grid, row by row.
+def side_by_side(images: Sequence[tuple[str, Pixels]], columns: int) -> Pixels:
+    """Arranges labeled images in a grid, row by row.
 
     Args:
-        pictures: (label, (H, W, 3) uint8 RGB) each; sizes may differ.
+        images: (label, (H, W, 3) uint8 RGB) each; sizes may differ.
         columns: number of images in a row.
 
     Returns:
@@ -64,24 +64,24 @@ def side_by_side(pictures: Sequence[tuple[str, Pixels]], columns: int) -> Pixels
     Raises:
         ValueError: there are no images, or ``columns`` below 1.
     """
-    if not pictures or columns < 1:
+    if not images or columns < 1:
         raise RescaleError(
-            f"{len(pictures)} images in {columns} columns: a panel needs at least one of each"
+            f"{len(images)} images in {columns} columns: a panel needs at least one of each"
         )
-    widest = max(pixels.shape[1] for _, pixels in pictures)
-    highest = max(pixels.shape[0] for _, pixels in pictures)
+    widest = max(pixels.shape[1] for _, pixels in images)
+    highest = max(pixels.shape[0] for _, pixels in images)
     # The font grows with the image: panels of 8K images are viewed zoomed out.
     font: Any = ImageFont.load_default(size=max(12, widest // 40))
-    boxes = [font.getbbox(label) for label, _ in pictures]
+    boxes = [font.getbbox(label) for label, _ in images]
     label_height = int(max(box[3] for box in boxes)) + _MARGIN
     cell_width = max(widest, int(max(box[2] for box in boxes)) + 1) + _MARGIN
     cell_height = highest + label_height + _MARGIN
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     size = (columns * cell_width + _MARGIN, rows * cell_height + _MARGIN)
     panel = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(panel)
-    for index, (label, pixels) in enumerate(pictures):
+    for index, (label, pixels) in enumerate(images):
         row, column = divmod(index, columns)
         left, top = _MARGIN + column * cell_width, _MARGIN + row * cell_height
         draw.text((left, top), label, fill=_INK, font=font)

@@ -1,4 +1,4 @@
-"""PIL images in and out of `Rescaler`."""
+"""Conversion between PIL images and the arrays and side data of `Rescaler`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rescale_data.side_data import OTHER_COLORS, SideData, find_exif, side_data_
 
 
 def from_pil(image: Image.Image) -> tuple[NDArray[Any], SideData]:
-    """Takes a PIL image apart: upright RGB, and its side data.
+    """Splits a PIL image into upright RGB pixels and side data.
 
     Args:
-        image: of any mode but F and 32-bit I.
+        image: image of any mode except F and 32-bit I.
 
     Returns:
         Pixels, (H, W, 3) uint8, or uint16 for the modes I and I;16; and side data.
@@ -32,7 +32,7 @@ def from_pil(image: Image.Image) -> tuple[NDArray[Any], SideData]:
         RescaleWarning: CMYK or LAB colors are converted, or a profile or broken EXIF is dropped.
 
     Raises:
-        ValueError: the pixels are floating point, or do not fit into 16 bits.
+        ValueError: the pixels are floating-point, or exceed 16 bits.
     """
     exif = find_exif(image.info)
     if exif is None and (tags := image.getexif()):  # as of TIFF
@@ -42,12 +42,12 @@ def from_pil(image: Image.Image) -> tuple[NDArray[Any], SideData]:
     if image.mode in OTHER_COLORS:
         _warn(f"{image.mode} colors are converted to RGB, without a color profile")
     elif profile_is_lost:
-        _warn("the color profile is not one of RGB and is dropped")
+        _warn("the color profile is not for RGB and is dropped")
     if exif and side_data.exif is None and exif_is_broken(exif):
         _warn("EXIF is broken and is dropped")
     upright = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise RescaleError("PIL image of mode F: floating point pixels are unsupported")
+        raise RescaleError("PIL image of mode F: floating-point pixels are unsupported")
     if not image.mode.startswith("I"):
         return np.array(upright.convert("RGB")), side_data
     samples = np.array(upright)
@@ -64,7 +64,7 @@ def to_pil(pixels: NDArray[Any], lr_side_data: SideData, scale: tuple[float, flo
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
-        lr_side_data: of the LR image; alpha is (h, w).
+        lr_side_data: side data of the LR image; alpha is (h, w).
         scale: HR over LR side, (vertical, horizontal).
 
     Returns:
@@ -74,7 +74,7 @@ def to_pil(pixels: NDArray[Any], lr_side_data: SideData, scale: tuple[float, flo
         ValueError: the pixels have 16 bits.
     """
     if pixels.dtype != np.uint8:
-        raise RescaleError("depth 16 is for arrays: PIL has no RGB of 16 bits")
+        raise RescaleError("depth 16 is for arrays: PIL has no 16-bit RGB")
     side_data = restored(lr_side_data, (pixels.shape[0], pixels.shape[1]), scale)
     if side_data.alpha is None:
         image = Image.fromarray(pixels)
@@ -97,7 +97,7 @@ def info_of_pil(image: Image.Image) -> LRInfo | None:
     try:
         return None if text is None else LRInfo.from_json(text)
     except ValueError as error:
-        raise RescaleError(f"malformed rescale info: {error}") from error
+        raise RescaleError(f"malformed record: {error}") from error
 
 
 def _warn(message: str) -> None:

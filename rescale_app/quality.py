@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import rescale_compat  # noqa: F401  before BasicSR, which needs it on current torchvision
+import rescale_compat  # noqa: F401  must precede basicsr
 
 from rescale_data.pixels import Pixels
 
@@ -40,9 +40,9 @@ class Comparison:
     Attributes:
         hr: (H, W, 3), the original in 8 bits.
         lr: the network's LR image.
-        restored: (H, W, 3), restored from ``lr``, or from what a file made of it.
+        restored: (H, W, 3), restored from ``lr`` as read from its file.
         bicubic_lr: (h, w, 3), the bicubic LR image.
-        bicubic: (H, W, 3), ``bicubic_lr`` upscaled by bicubic interpolation, likewise.
+        bicubic: (H, W, 3), ``bicubic_lr`` as read from its file, upscaled.
         quality: quality of ``restored``.
         bicubic_quality: quality of ``bicubic``.
         lr_psnr: LR fidelity, the PSNR of ``lr`` against ``bicubic_lr``, RGB, dB.

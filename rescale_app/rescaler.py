@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, overload
 
-import rescale_compat  # noqa: F401  before BasicSR, which needs it on current torchvision
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 from numpy.typing import ArrayLike, NDArray
@@ -56,21 +56,21 @@ class Rescaler:
             Tiles do not change the result of AIDN, and change that of VQIR slightly.
         progress: whether to show a progress bar for tiles and effort, if the standard error output
             is a terminal; or a function that is called after every tile with ``'Downscaling'`` or
-            ``'Restoring'``, and after every step with ``'Optimising'``, and the completed fraction.
+            ``'Restoring'``, and after every step with ``'Optimizing'``, and the completed fraction.
         compile: whether to compile the network with the first images, which takes a minute or
             more; useful for many images. Requires a GPU and ``tile=None``, since tiles, and AIDN
             on a CPU, use another code path.
-        effort: number of optimisation steps for each LR image, so that the network restores the
-            image better (see `rescale_arch.lr_optimization`); 10 gain most of what there is. A step
-            takes three to four times as long as restoring. May be changed later.
-        jpeg_quality: quality of the JPEG files that LR images are for, which ``effort`` takes into
-            account; None: they are stored lossless. May be changed later.
+        effort: number of optimization steps for each LR image, so that the network restores the
+            image better (see `rescale_arch.lr_optimization`); 10 steps achieve most of the gain. A
+            step takes three to four times as long as restoring. May be changed later.
+        jpeg_quality: quality of the JPEG files in which LR images are stored, which ``effort``
+            takes into account; None: they are stored losslessly. May be changed later.
 
     Attributes:
-        architecture: describes the network.
+        architecture: architecture of the network.
         network: the network, in evaluation mode.
         fingerprint: identifies the weights; stored in LR images.
-        precision: ``'fp32'`` or ``'bf16'``, as computed with.
+        precision: precision of the computation, ``'fp32'`` or ``'bf16'``.
 
     Warns:
         RescaleWarning: ``precision`` is ``'bf16'`` and the device has no bfloat16 instructions.
@@ -107,7 +107,7 @@ class Rescaler:
         if method is not None:
             find_architecture(method)
         if not (tile in ("auto", None) or (isinstance(tile, int) and tile >= 1)):
-            raise RescaleError(f"tile is {tile!r}: valid are auto, None, a number of pixels from 1")
+            raise RescaleError(f"tile is {tile!r}: expected auto, None or a number >= 1")
         self.device = torch_device(device)
         if compile and (self.device.type != "cuda" or tile is not None):
             raise RescaleError("compile requires a GPU and tile none")
@@ -151,7 +151,7 @@ class Rescaler:
         """Downscales an image, by a factor or to a size.
 
         Args:
-            image: (H, W, 3) RGB or (H, W) grey; uint8, uint16, or float in [0, 1]. Or a PIL image,
+            image: (H, W, 3) RGB or (H, W) gray; uint8, uint16, or float in [0, 1]. Or a PIL image,
                 whose LR image also has its transparency (by bicubic interpolation; colors under
                 transparent parts are kept), color profile and EXIF, and is upright.
             scale: factor in (1, 4], or a pair (vertical, horizontal) of factors in [1, 4]. VQIR
@@ -165,7 +165,7 @@ class Rescaler:
                 are given.
         """
         if scale is not None and size is not None:
-            raise RescaleError("give either scale or size")
+            raise RescaleError("specify either scale or size, not both")
         if isinstance(image, Image.Image):
             pixels, side_data = from_pil(image)
             lr = self.downscale(pixels, scale, size=size)
@@ -184,7 +184,7 @@ class Rescaler:
         pair = self.network.factors(scale)
         found = self._runner.downscale(array, pair, self.tile, self.progress)
         if self.effort:
-            progress = tile_progress("Optimising", (height, width), self.progress)
+            progress = tile_progress("Optimizing", (height, width), self.progress)
             with self._runner.computing((height, width), self.tile), progress as report:
                 optimized = optimize(self, array, found, pair, report)
             found = better(self, array, optimized, found, pair)
@@ -250,7 +250,7 @@ class Rescaler:
                 range, or do not match the size of ``lr``; or another network created ``lr``.
         """
         if depth not in (8, 16):
-            raise RescaleError(f"depth is {depth!r}: valid are 8, 16")
+            raise RescaleError(f"depth is {depth!r}: expected one of 8, 16")
         if isinstance(lr, Image.Image):
             return self._upscale_pil(lr, scale, size, depth)
         restored = self._upscale_array(lr, scale, size, depth)
@@ -292,13 +292,13 @@ class Rescaler:
         scale: Scale | None = None,
         through_file: Callable[[LRImage], Pixels] = lambda lr: lr.pixels,
     ) -> Comparison:
-        """Compares a round trip with that of bicubic interpolation.
+        """Compares a round trip with bicubic interpolation.
 
         Args:
             image: as for :meth:`downscale`; converted to 8 bits.
             scale: as for :meth:`downscale`.
-            through_file: returns the pixels of an LR image as its file gives them back; by default,
-                as they are. Called for the network's LR image, and then for the bicubic one.
+            through_file: returns the pixels of an LR image as read from its file; default: a
+                lossless file. Called for the network's LR image, then for the bicubic one.
 
         Raises:
             ValueError: as for :meth:`downscale`, or the image is too small for the metrics: SSIM

@@ -1,4 +1,4 @@
-"""The comparison of a round trip with that of bicubic interpolation."""
+"""Comparison of a round trip with bicubic interpolation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rescale_data.pixels import Pixels
 
 
 class _Rescaler(Protocol):
-    """What is needed of `Rescaler`, whose module imports this one."""
+    """The members of `Rescaler` that are used here; its module imports this one."""
 
     architecture: Architecture
     network: Any
@@ -36,13 +36,13 @@ def compare_round_trip(
     scale: tuple[float, float],
     through_file: Callable[[LRImage], Pixels],
 ) -> Comparison:
-    """Compares; see `Rescaler.compare`.
+    """Compares a round trip with bicubic interpolation; see `Rescaler.compare`.
 
     Args:
         rescaler: the network.
         hr: (H, W, 3) uint8 RGB.
         scale: (vertical, horizontal).
-        through_file: returns the pixels of an LR image as its file gives them back.
+        through_file: returns the pixels of an LR image as read from its file.
 
     Raises:
         ValueError: the image is too small.

@@ -1,4 +1,4 @@
-"""Tiles of a `Rescaler`: for which images, progress, and advice where memory does not suffice."""
+"""When to process images in tiles, progress reports, and advice if memory does not suffice."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from rescale_arch.scales import Size
 OnProgress = Callable[[str, float], None]
 """Called with the name of the current step and the completed fraction of it, from 0 to 1."""
 
-_SHARE_OF_MEMORY = 0.8  # the rest is for workspaces of convolutions
+_SHARE_OF_MEMORY = 0.8  # the remainder is for workspaces of convolutions
 _SMALLEST_TILE = 64  # HR pixels: below, most of the work would be overlap
 
 
 def max_untiled_pixels(
     architecture: Architecture, config: Mapping[str, Any], device: torch.device
 ) -> int:
-    """Pixels of the largest image that is computed untiled with ``tile='auto'``.
+    """Pixels of the largest image that is processed untiled with ``tile='auto'``.
 
     Args:
-        architecture: describes the network.
+        architecture: architecture of the network.
         config: its constructor keywords.
-        device: where it computes.
+        device: device of the computation.
     """
     per_pixel = architecture.bytes_per_pixel
     if device.type != "cuda" or per_pixel is None:
         return architecture.max_untiled_pixels
     fits = int(_SHARE_OF_MEMORY * free_gpu_memory(device) / per_pixel(config))
-    # kernels index features by 32 bits
+    # kernels use 32-bit indices
     return min(fits, (2**31 - 1) // architecture.max_width(config))
 
 
@@ -41,8 +41,8 @@ def smaller_tile_advice(architecture: Architecture, current: int | None, size: S
     """Advice for an image of ``size`` that does not fit into memory; may be empty.
 
     Args:
-        architecture: describes the network.
-        current: the tile size that needs too much; None: untiled.
+        architecture: architecture of the network.
+        current: tile size that does not fit; None: untiled.
         size: (H, W).
     """
     if architecture.tile is None:
@@ -64,7 +64,7 @@ def tile_progress(
     Args:
         step: name of the step.
         size: (h, w) of the result.
-        progress: whether to show a bar on a terminal, or what to call with the fraction.
+        progress: whether to show a bar on a terminal; or a function to call with the fraction.
     """
     total = size[0] * size[1]
     hidden = None if progress is True else True  # None: hidden without a terminal

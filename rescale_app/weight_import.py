@@ -1,4 +1,4 @@
-"""Conversion of third-party weights files to those of this project."""
+"""Conversion of third-party weights files to files of this project."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def import_weights(
     if os.path.exists(target) and os.path.samefile(source, target):
         raise RescaleError(f"{target}: is the file to import, which would be replaced")
     if color_order not in COLOR_ORDERS:
-        raise RescaleError(f"color order {color_order!r} is unknown: valid are rgb, bgr")
+        raise RescaleError(f"color order {color_order!r} is unknown: expected one of rgb, bgr")
     weights = load_weights(source, key)
     entries = weights.weights
     if color_order == "bgr":

@@ -67,7 +67,7 @@ class TiledNetwork(RescalingNetwork, Protocol):
 
 
 class WindowedNetwork(RescalingNetwork, Protocol):
-    """Additional method of a network whose LR images can be optimised."""
+    """Additional method of a network whose LR images can be optimized."""
 
     def upscale_window(
         self,
@@ -80,21 +80,22 @@ class WindowedNetwork(RescalingNetwork, Protocol):
     ) -> Tensor:
         """Restores a window of the HR image from a part of the LR image, with gradient.
 
-        ``size`` is (H, W) of the HR image, ``corner`` the place of ``lr`` in the whole LR image,
+        ``size`` is (H, W) of the HR image, ``corner`` the position of ``lr`` in the LR image, and
         ``window`` is (top, left, bottom, right) in the HR image.
         """
 
 
 @dataclass(frozen=True)
 class Search:
-    """How LR images are optimised (see `rescale_arch.lr_optimization`).
+    """How LR images are optimized (see `rescale_arch.lr_optimization`).
 
     Attributes:
         side: maximum side of a window in LR pixels.
-        hr_side: maximum side of the part of the HR image that belongs to it.
-        ring: LR pixels around a window whose restored pixels count, too.
-        context: LR pixels around these that are computed with them.
-        step: root mean square of the first step, of the range [0, 1].
+        hr_side: maximum side of the corresponding part of the HR image.
+        ring: width, in LR pixels, of the margin around a window in which the restored image is
+            also compared with the original.
+        context: width, in LR pixels, of a further margin that is only passed to the network.
+        step: root mean square of the first step; samples are in [0, 1].
     """
 
     side: int
@@ -128,8 +129,8 @@ class Architecture:
         tile: default side of the tiles for larger images, in HR pixels; None: tiles are
             unsupported.
         exact_tiles: whether tiling gives the same result as the whole image, up to rounding.
-        search: how LR images are optimised; the network is then a
-            `WindowedNetwork`. None: optimisation is unsupported.
+        search: how LR images are optimized; the network is then a `WindowedNetwork`.
+            None: optimization is unsupported.
         graphs: the directions of the network for export, ``down`` and ``up``; None: export is
             unsupported.
         training: module that registers the network's training with BasicSR, if any.
@@ -224,7 +225,7 @@ def find_architecture(name: str) -> Architecture:
     names = {architecture.name: architecture for architecture in architectures()}
     if name not in names or not names[name].rescales:
         valid = ", ".join(key for key, architecture in names.items() if architecture.rescales)
-        raise RescaleError(f"method {name!r} is unknown: valid are {valid}")
+        raise RescaleError(f"method {name!r} is unknown: expected one of {valid}")
     return names[name]
 
 

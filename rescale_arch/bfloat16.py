@@ -32,7 +32,7 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
         ValueError: the precision is unknown.
     """
     if precision not in PRECISIONS:
-        raise RescaleError(f"precision is {precision!r}: valid are {', '.join(PRECISIONS)}")
+        raise RescaleError(f"precision is {precision!r}: expected one of {', '.join(PRECISIONS)}")
     return bfloat16_is_native(device) if precision == "auto" else precision == "bf16"
 
 

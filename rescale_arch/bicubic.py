@@ -2,7 +2,7 @@
 
 Used for reference LR images (AIDN) and for training targets at 1/2 and 1/4 size (VQIR).
 Differs from ``torch.nn.functional.interpolate(antialias=True)`` in the ratio (the true factor
-instead of the ratio of the sizes) and at the border (reflection instead of renormalisation).
+instead of the ratio of the sizes) and at the border (reflection instead of renormalization).
 """
 
 from __future__ import annotations
@@ -127,10 +127,10 @@ def _contributions(in_length: int, outputs: tuple[int, int], scale: float) -> tu
     stretch = max(1.0, 1.0 / scale)  # antialiasing: the kernel is widened by the factor
     support = 4.0 * stretch
     taps = math.ceil(support) + 2
-    centre = (torch.arange(*outputs, dtype=torch.float64) + 0.5) / scale - 0.5
-    left = torch.floor(centre - support / 2)
+    center = (torch.arange(*outputs, dtype=torch.float64) + 0.5) / scale - 0.5
+    left = torch.floor(center - support / 2)
     index = left[:, None] + torch.arange(taps, dtype=torch.float64)
-    weight = _cubic((centre[:, None] - index) / stretch)
+    weight = _cubic((center[:, None] - index) / stretch)
     weight = weight / weight.sum(dim=1, keepdim=True)
     # reflected border: .. 1 0 | 0 1 .. n-1 | n-1 n-2 ..
     index = index.long() % (2 * in_length)

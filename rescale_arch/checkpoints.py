@@ -58,7 +58,7 @@ def stated_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     config = checkpoint.get("config", {})
     if not isinstance(config, Mapping):
-        raise RescaleError(f"its config is a {type(config).__name__}: a mapping is needed")
+        raise RescaleError(f"its config is a {type(config).__name__}: expected a mapping")
     places = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, Mapping))]
     has_jpeg = any(
         str(name).removeprefix("module.").startswith("jpeg.") for place in places for name in place
@@ -76,8 +76,8 @@ def load_strictly(
         weights: its state dict.
         source: name of the file they come from, for error messages.
         without: a child of ``net`` that has no entries in ``weights`` and is not changed:
-            ``'icrm'`` if a VQIR is initialised from a VQGAN, ``'refine'`` if stage 2 is
-            initialised from stage 1.
+            ``'icrm'`` if a VQIR is initialized from a VQGAN, ``'refine'`` if stage 2 is
+            initialized from stage 1.
 
     Raises:
         ValueError: entries are missing, unexpected or of another shape; the message lists them.

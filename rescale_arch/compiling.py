@@ -85,10 +85,10 @@ def _compile(net: nn.Module, parts: list[nn.Module], dynamic: bool) -> None:
 
 def _check_compiler(device: torch.device) -> None:
     if not hasattr(torch.compiler, "set_stance"):
-        raise RescaleError(f"compile: PyTorch 2.6 or later is needed, this is {torch.__version__}")
+        raise RescaleError(f"compile requires PyTorch 2.6 or later, this is {torch.__version__}")
     try:
         torch.compile(torch.sin)(torch.zeros(1, device=device))
     except RuntimeError as error:
-        needed = "Triton" if device.type == "cuda" else "a C++ compiler, such as g++,"
+        needed = "Triton" if device.type == "cuda" else "a C++ compiler, such as g++"
         reason = str(error).splitlines()[0]
-        raise RescaleError(f"compile: on {device} {needed} is needed: {reason}") from error
+        raise RescaleError(f"compile on {device} requires {needed}: {reason}") from error

@@ -36,11 +36,11 @@ def check_image(x: Tensor, name: str, min_side: int) -> Size:
         ValueError: ``x`` is not such a batch; the message refers to it as ``name``.
     """
     if x.dim() != 4 or x.shape[1] != 3:
-        raise RescaleError(f"{name} has shape {tuple(x.shape)}: RGB images (B, 3, H, W) are needed")
+        raise RescaleError(f"{name} has shape {tuple(x.shape)}: expected RGB images (B, 3, H, W)")
     height, width = x.shape[-2:]
     if min(height, width) < min_side:
         raise RescaleError(
-            f"{name} is {height} x {width} pixels (height x width): at least "
-            f"{min_side} x {min_side} are needed"
+            f"{name} is {height} x {width} pixels (height x width): expected at least "
+            f"{min_side} x {min_side}"
         )
     return height, width

@@ -53,7 +53,8 @@ def quantize(x: Tensor, surrogate: Quantization = "round_soft") -> Tensor:
     """
     if surrogate not in QUANTIZATIONS:
         raise RescaleError(
-            f"quantization {surrogate!r} is unknown: valid are {QUANTIZATIONS}, None"
+            f"quantization {surrogate!r} is unknown: expected one of "
+            f"{', '.join(QUANTIZATIONS)}, None"
         )
     result: Tensor = _Round.apply(x, surrogate == "round_soft")  # type: ignore[no-untyped-call]
     return result

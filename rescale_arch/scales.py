@@ -38,10 +38,10 @@ def scale_pair(scale: Scale) -> tuple[float, float]:
     for factor in (vertical, horizontal):
         if not 1.0 <= factor <= MAX_SCALE:  # also false for NaN
             raise RescaleError(
-                f"scale {factor:g} is out of range: valid is 1 < scale <= {MAX_SCALE:g}"
+                f"scale {factor:g} is out of range: expected 1 < scale <= {MAX_SCALE:g}"
             )
     if vertical == horizontal == 1.0:
-        raise RescaleError(f"scale 1 changes nothing: valid is 1 < scale <= {MAX_SCALE:g}")
+        raise RescaleError(f"scale 1 changes nothing: expected 1 < scale <= {MAX_SCALE:g}")
     return vertical, horizontal
 
 

@@ -1,24 +1,24 @@
-"""BasicSR on today's PyTorch.
+"""BasicSR on current PyTorch.
 
-Importing this package puts two lazy finders on ``sys.meta_path``; nothing else happens until one of
-two modules is asked for, and then only where that module would not import:
+Importing this package adds two lazy finders to ``sys.meta_path``. They act only when one of two
+modules is imported, and only if that import would fail:
 
 * ``torchvision._meta_registrations`` describes the operators ``nms`` and ``qnms``, which do not
-  exist when torchvision could not load its compiled library (a CUDA build of torchvision beside a
-  CPU build of torch). Declaring their schemas is enough; BasicSR calls neither.
-* ``torchvision.transforms.functional_tensor``, which BasicSR 1.4.2 imports, went private in
-  torchvision 0.17. It is loaded from its private file.
+  exist if torchvision could not load its compiled library (a CUDA build of torchvision with a CPU
+  build of torch). Declaring their schemas is sufficient, since BasicSR calls neither.
+* ``torchvision.transforms.functional_tensor``, which BasicSR 1.4.2 imports, became private in
+  torchvision 0.17. It is loaded from the private file.
 
-The file ``rescale_compat.pth``, which the distribution installs beside the packages, imports this
-package when Python starts, so that BasicSR's own scripts work unmodified. Every process of the
-environment pays for that: import nothing here but ``sys``. With ``RESCALE_COMPAT=0`` in the
-environment the file does nothing, and ``python -m rescale_compat basicsr/train.py -opt ..`` runs a
-script with the finders.
+The file ``rescale_compat.pth``, which is installed next to the packages, imports this package when
+Python starts, so that BasicSR's own scripts work unmodified. This costs every Python process of the
+environment, so nothing but ``sys`` may be imported here. With ``RESCALE_COMPAT=0`` in the
+environment, the file has no effect, and ``python -m rescale_compat basicsr/train.py -opt ..`` runs
+a script with the finders.
 """
 
 import sys
 
-TYPE_CHECKING = False  # importing ``typing`` itself would cost the most here
+TYPE_CHECKING = False  # importing ``typing`` would be the largest cost here
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -32,13 +32,13 @@ _PRIVATE = "torchvision.transforms._functional_tensor"
 
 
 class _MissingOperators:
-    """Declares the operators that ``_META`` describes, just before it is imported.
+    """Declares the operators that ``_META`` describes, just before that module is imported.
 
-    It has to be first on ``sys.meta_path``, and finds nothing itself. Any earlier moment would
-    clash with the compiled library's own declarations where that library does load.
+    Must be first on ``sys.meta_path``; finds nothing itself. Declaring the operators earlier would
+    conflict with the compiled library, if that can be loaded.
     """
 
-    library: object = None  # the declarations live as long as this object
+    library: object = None  # the declarations exist as long as this object
 
     @classmethod
     def find_spec(
@@ -61,7 +61,7 @@ class _MissingOperators:
 class _FormerName:
     """Loads the file of ``_PRIVATE`` under the name ``_PUBLIC``.
 
-    It has to be last on ``sys.meta_path``: it is asked only when the module is really missing.
+    Must be last on ``sys.meta_path``, so that it is used only if the module is missing.
     """
 
     @staticmethod
@@ -77,9 +77,9 @@ class _FormerName:
 
 
 def install() -> None:
-    """Put the finders on ``sys.meta_path``, unless they are there.
+    """Adds the finders to ``sys.meta_path``, unless they are present.
 
-    Importing the package does this; calling it again changes nothing.
+    Importing the package calls this; further calls have no effect.
     """
     if not any(getattr(finder, "__module__", None) == __name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, _MissingOperators)

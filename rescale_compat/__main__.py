@@ -1,6 +1,6 @@
-"""Run a script with BasicSR importable: ``python -m rescale_compat basicsr/train.py -opt ..``.
+"""Runs a script with BasicSR importable: ``python -m rescale_compat basicsr/train.py -opt ..``.
 
-The script needs no ``rescale_compat.pth``: importing the package has installed the finders.
+This does not require ``rescale_compat.pth``, since importing the package installs the finders.
 """
 
 import os
@@ -9,10 +9,10 @@ import sys
 
 
 def main() -> None:
-    """Run the script that the arguments name, as ``python SCRIPT ARGUMENTS`` does.
+    """Runs a script with arguments, like ``python SCRIPT ARGUMENTS``.
 
-    Processes that the script starts have ``rescale_compat.pth`` switched on: worker processes that
-    are not forked import BasicSR too.
+    ``rescale_compat.pth`` is enabled for child processes, since spawned workers also import
+    BasicSR.
     """
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: python -m rescale_compat SCRIPT [ARGUMENTS]")

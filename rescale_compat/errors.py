@@ -1,8 +1,9 @@
-"""The error of this project that its user can mend."""
+"""The exception for errors that the user can correct."""
 
 
 class RescaleError(ValueError):
-    """An argument, option or file is at fault; the message names it and says what would be right.
+    """An argument, option or file is invalid; the message names it and what would be valid.
 
-    The command prints it in one line. Any other ``ValueError`` is a bug and has a traceback.
+    The command prints the message in one line. Any other ``ValueError`` is a bug, and the command
+    prints its traceback.
     """

@@ -1,1 +1,1 @@
-"""Images, weights and datasets: reading, writing, preparing. Independent of the networks."""
+"""Image files, weights files and datasets. Independent of the networks."""

@@ -1,4 +1,4 @@
-"""Atomic writing: files appear under their name only when they are complete."""
+"""Atomic writing: files appear only when they are complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from os import PathLike, fspath
 TEMPORARY_PREFIX = ".tmp-"
 """Prefix of the names of temporary files; a killed process leaves such a file behind."""
 
-# Longer suffixes are not those of a format, and could exceed the file system's limit on names.
+# Longer suffixes do not denote a format, and could exceed the limit of the file system.
 _LONGEST_SUFFIX = 32
 
 
@@ -19,12 +19,12 @@ _LONGEST_SUFFIX = 32
 def replacing(path: str | PathLike[str]) -> Iterator[str]:
     """Yields the name of a temporary file, which is renamed to ``path`` if the block succeeds.
 
-    The temporary file is in the same folder. Its permissions are those of any new file: read and
+    The temporary file is created in the same folder, with the permissions of any new file: read and
     write for all, minus the umask.
 
     Raises:
         OSError: the folder is missing or not writable.
-        Exception: whatever the block raises; the temporary file is then removed.
+        Exception: any exception of the block; the temporary file is then removed.
     """
     name = fspath(path)
     temporary = _create_beside(name)

@@ -1,4 +1,4 @@
-"""The images of the benchmark: several sets in one folder, of which some may be missing."""
+"""Images of a benchmark: several sets in one folder, some of which may be missing."""
 
 from __future__ import annotations
 
@@ -19,34 +19,32 @@ class BenchmarkDatasetOptions(DatasetOptions):
     """Options of :class:`BenchmarkDataset`."""
 
     dataroot_gt: SourceFolder = Field(
-        description="folder of all sets. The images of a set are in `<set>/HR` or, where there is "
-        "no such folder, in `<set>`"
+        description="folder of all sets. The images of a set are in `<set>/HR` or, if there is no "
+        "such folder, in `<set>`"
     )
     sets: list[str] = Field(
         min_length=1,
         examples=[["Set5", "Set14"]],
-        description="names of the sets. One that has no folder is left out, which is logged",
+        description="names of the sets. Sets without a folder are skipped, which is logged",
     )
-    mod_crop: int = Field(
-        1, ge=1, description="images are cropped to sides that are multiples of it"
-    )
+    mod_crop: int = Field(1, ge=1, description="crop images to sides that are multiples of this")
 
 
 class BenchmarkDataset(Dataset[dict[str, Any]]):
-    """The images of all `sets` that are present, set by set, for BasicSR's test runner.
+    """The images of all available `sets`, set by set, for BasicSR's test runner.
 
-    Options: those of `BenchmarkDatasetOptions`.
+    Options: see `BenchmarkDatasetOptions`.
 
     Attributes:
         opt: The options.
-        sets: Names of the sets that are present.
+        sets: Names of the available sets.
 
     Shape:
-        `gt` (3, H, W), float32 in [0, 1], RGB; `set` and `image` are names, `gt_path` is the file.
+        `gt`: (3, H, W), RGB, float32 in [0, 1]; `set` and `image`: names; `gt_path`: the file.
 
     Raises:
-        ValueError: For an unknown option, or no `sets`.
-        FileNotFoundError: If none of the sets is present, or one of them has no images.
+        ValueError: If an option is unknown or invalid, or `sets` is missing.
+        FileNotFoundError: If none of the sets is available, or one of them has no images.
     """
 
     OPTIONS: ClassVar[type[BenchmarkDatasetOptions]] = BenchmarkDatasetOptions
@@ -55,7 +53,7 @@ class BenchmarkDataset(Dataset[dict[str, Any]]):
         """Lists the images without reading them.
 
         Args:
-            opt: options of a data set in an option file, with `phase`.
+            opt: options of a dataset in an option file, with `phase`.
         """
         super().__init__()
         self.opt = dict(opt)
@@ -67,11 +65,13 @@ class BenchmarkDataset(Dataset[dict[str, Any]]):
             folders = [os.path.join(root, name, "HR"), os.path.join(root, name)]
             found = next(filter(os.path.isdir, folders), None)
             if found is None:
-                logging.getLogger("basicsr").info(f"{name} is skipped: no folder {folders[1]}")
+                logging.getLogger("basicsr").info(
+                    f"{name} is skipped: there is no folder {folders[1]}"
+                )
             else:
                 self._parts[name] = HRImageDataset({**rest, "dataroot_gt": found})
         if not self._parts:
-            raise FileNotFoundError(f"{root}: none of the sets is present: {', '.join(sets)}")
+            raise FileNotFoundError(f"{root}: none of the sets is available: {', '.join(sets)}")
         self.sets = list(self._parts)
         self._places = [
             (name, index) for name, part in self._parts.items() for index in range(len(part))

@@ -1,8 +1,8 @@
 """Decoding of image files: from the bytes of any supported format to upright RGB pixels.
 
-OpenCV decodes what training reads (PNG, JPEG, WebP, grey and RGB TIFF), fast and with all bits.
-Pillow decodes the rest, where OpenCV is wrong in cases that matter: TIFF in LAB or with alpha, AVIF
-and PNM of 10 bits, BMP of 16, AVIF that is turned.
+OpenCV decodes the formats used in training (PNG, JPEG, WebP, gray and RGB TIFF) quickly and at full
+depth. Pillow decodes the others, for which OpenCV returns wrong results in some cases: TIFF in LAB
+or with alpha, 10-bit AVIF and PNM, 16-bit BMP, rotated AVIF.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _JPEG_END = b"\xff\xd9"
 # Classic and BigTIFF, of either byte order.
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# Pillow has many more, among them some that start other programs.
+# Pillow supports many more, some of which start external programs.
 _PILLOW_FORMATS = (
     "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM", "SUN",
 )  # fmt: skip
@@ -63,30 +63,30 @@ _SAMPLE_FORMATS = {
     1: "unsigned integer",
     2: "signed integer",
     3: "floating point",
-    4: "unsigned integer",  # nothing said about them
+    4: "unsigned integer",  # unspecified
 }
 
 
 class ImageFileError(OSError):
-    """An image file that is broken, truncated or of an unsupported kind. Names the file."""
+    """An image file is broken, truncated or of an unsupported kind; the message names it."""
 
 
 def decode_image(data: bytes, name: str) -> npt.NDArray[Any]:
-    """Decodes an image file as it should be looked at: RGB and upright.
+    """Decodes an image file to upright RGB pixels.
 
-    Grey, palette, LAB and CMYK images become RGB, transparency is dropped (colors are those below
-    it, not multiplied by it), the orientation is applied, and of an animation or a multi-page file
-    the first image is taken. Color profiles are not applied.
+    Gray, palette, LAB and CMYK images are converted to RGB. The orientation is applied, color
+    profiles are not. Transparency is dropped; colors are not multiplied by it. Of an animation or a
+    multi-page file, the first image is returned.
 
     Args:
         data: Content of the file.
         name: Name of the file, for the error messages.
 
     Returns:
-        (H, W, 3) RGB, uint8, or uint16 for PNG, TIFF and grey images of more than 8 bits.
+        (H, W, 3) RGB, uint8, or uint16 for PNG, TIFF and gray images with more than 8 bits.
 
     Raises:
-        ImageFileError: If the file is no image, broken, truncated, or of an unsupported kind.
+        ImageFileError: If the file is not an image, broken, truncated, or of an unsupported kind.
     """
     if not data:
         raise ImageFileError(f"{name}: empty file")
@@ -100,19 +100,19 @@ def decode_image(data: bytes, name: str) -> npt.NDArray[Any]:
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """Reads the (height, width) of an image from its header, before it is turned upright.
+    """Reads the (height, width) of an image, without its orientation applied, from the header.
 
     Args:
         data: Content of the file.
         name: Name of the file, for the error messages.
 
     Raises:
-        ImageFileError: If the file is no image, broken, or of an unsupported kind.
+        ImageFileError: If the file is not an image, broken, or of an unsupported kind.
     """
     if not data:
         raise ImageFileError(f"{name}: empty file")
     try:
-        if is_tiff(data):  # Pillow does not open all that OpenCV reads
+        if is_tiff(data):  # Pillow cannot open every TIFF that OpenCV can
             tags = tiff_tags(data)
             return int(tags[_LENGTH]), int(tags[_WIDTH])
         image = open_with_pillow(data)
@@ -122,36 +122,36 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
             return image.height, image.width
     except (ImageFileError, MemoryError):
         raise
-    except Exception as error:  # Pillow's plugins raise all kinds for a broken file
+    except Exception as error:  # Pillow's plugins raise various exceptions for broken files
         raise _broken(name, str(error) or type(error).__name__) from error
 
 
 def is_webp(data: bytes) -> bool:
-    """Tells by its start whether a file is WebP."""
+    """Whether a file is WebP, according to its first bytes."""
     return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
 
 
 def is_tiff(data: bytes) -> bool:
-    """Tells by its start whether a file is TIFF."""
+    """Whether a file is TIFF, according to its first bytes."""
     return data.startswith(_TIFF_STARTS)
 
 
 def is_complete(data: bytes) -> bool:
-    """Tells whether a PNG or a JPEG goes on to its end mark; of other files nothing is known.
+    """Whether a PNG or JPEG contains its end marker; True for other formats.
 
-    Decoders differ in what they make of a file that stops too early, or that goes on with zeros:
-    some return an image with a grey or a black rest.
+    Of a file that is truncated or continues with zeros, some decoders return an image whose rest is
+    gray or black.
     """
     if data.startswith(PNG_START):
         return data.rfind(_PNG_END) > 0
     if not data.startswith(JPEG_START):
         return True
-    # The end mark counts only behind the header: an EXIF thumbnail in there has one of its own.
+    # Searched after the header, where an EXIF thumbnail may have an end marker of its own.
     position = 2
     while data[position : position + 2] != _JPEG_SCAN:
         if position + 4 > len(data):
             return False
-        if data[position] != 0xFF or data[position + 1] == 0xFF:  # filling between segments
+        if data[position] != 0xFF or data[position + 1] == 0xFF:  # padding between segments
             position += 1
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
@@ -161,18 +161,18 @@ def is_complete(data: bytes) -> bool:
 def open_with_pillow(data: bytes) -> ImageFile | None:
     """Opens an image of a supported format without decoding its pixels.
 
-    `PIL.Image.open` does the same, but refuses very large images.
+    Unlike `PIL.Image.open`, it also opens very large images.
 
     Returns:
-        The image, or None where the format is unsupported.
+        The image, or None if the format is unsupported.
 
     Raises:
-        Exception: Whatever Pillow makes of a broken file.
+        Exception: Any exception that Pillow raises for a broken file.
     """
     Image.init()
     for name in _PILLOW_FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        # For a format that it was built without, Pillow returns a message instead of True.
+        # For formats that Pillow was built without, it returns a message instead of True.
         if factory and accept and accept(data[:16]) is True:
             image = factory(io.BytesIO(data), "")
             assert isinstance(image, ImageFile)
@@ -181,19 +181,19 @@ def open_with_pillow(data: bytes) -> ImageFile | None:
 
 
 def read_png_chunks(data: bytes, kinds: Collection[bytes]) -> PngStream:
-    """Reads chunks of a PNG wherever they are, and leaves the pixels alone.
+    """Reads chunks of a PNG, at any position, without decoding pixels.
 
-    Other tools may move texts behind the pixels, where `PIL.Image.open` does not find them.
+    Some tools move text chunks after the pixels, where `PIL.Image.open` does not find them.
 
     Args:
         data: Content of the file.
-        kinds: Which chunks to read, such as `b"tEXt"`; in the order of the file.
+        kinds: Types of the chunks to read, such as `b"tEXt"`.
 
     Returns:
-        A stream that holds what was read, in `im_text` and `im_info`.
+        A stream with their content in `im_text` and `im_info`.
 
     Raises:
-        OSError, SyntaxError, ValueError: If a chunk is broken, or runs past the end.
+        OSError, SyntaxError, ValueError: If a chunk is broken or exceeds the file.
     """
     file = io.BytesIO(data)
     stream = PngStream(file)
@@ -205,16 +205,16 @@ def read_png_chunks(data: bytes, kinds: Collection[bytes]) -> PngStream:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields kind, position and length of the content of every chunk of a PNG but the last.
+    """Yields type, position and length of the content of every chunk of a PNG except the last.
 
     Raises:
-        ValueError: If a chunk runs past the end.
+        ValueError: If a chunk exceeds the file.
     """
     position = len(PNG_START)
     while (kind := data[position + 4 : position + 8]) != b"IEND":
         length = int.from_bytes(data[position : position + 4], "big")
         if position + length + 12 > len(data):
-            raise RescaleError("chunks run past the end of the file")
+            raise RescaleError("a chunk exceeds the file")
         yield kind, position + 8, length
         position += length + 12
 
@@ -223,10 +223,10 @@ def tiff_tags(data: bytes) -> ImageFileDirectory_v2:
     """Reads the tags of the first image of a TIFF.
 
     Raises:
-        Exception: Whatever Pillow makes of a broken file.
+        Exception: Any exception that Pillow raises for a broken file.
     """
     file = io.BytesIO(data)
-    # A BigTIFF has 43 for 42, and a header of 16 bytes for 8.
+    # BigTIFF: version 43 instead of 42, and a header of 16 bytes instead of 8.
     tags = ImageFileDirectory_v2(file.read(16 if 43 in data[2:4] else 8))
     file.seek(tags.next)
     tags.load(file)
@@ -236,7 +236,7 @@ def tiff_tags(data: bytes) -> ImageFileDirectory_v2:
 def _decode_with_opencv(
     data: bytes, name: str, flags: int = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 ) -> npt.NDArray[Any]:
-    # Not by IMREAD_COLOR_RGB, which in OpenCV 5 returns noise for some kinds of file.
+    # IMREAD_COLOR_RGB returns noise for some kinds of files in OpenCV 5.
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if image is not None and image.shape[2] == 3:
@@ -261,15 +261,15 @@ def _decode_tiff(data: bytes, name: str) -> npt.NDArray[Any]:
         extra = tuple(map(int, tags.get(_EXTRA_SAMPLES, ())))
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's own ways of taking a broken file apart
+    except Exception as error:  # Pillow raises various exceptions for broken files
         raise _broken(name, str(error) or type(error).__name__) from error
     kinds = {_SAMPLE_FORMATS.get(value, f"format {value}") for value in formats}
     unsigned = kinds == {"unsigned integer"}
-    grey, color = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO), photometric == _RGB
-    plain = (grey and samples == 1) or (color and samples == 3)
+    gray, color = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO), photometric == _RGB
+    plain = (gray and samples == 1) or (color and samples == 3)
     if unsigned and max(bits, default=1) <= 8:
-        # Pillow refuses very large TIFFs, of which most are plain; OpenCV multiplies by alpha, has
-        # another white in LAB and knows no 2 and 4 bits.
+        # Pillow rejects very large TIFFs, most of which are simple. OpenCV multiplies by alpha,
+        # uses another white point for LAB, and does not support 2 and 4 bits.
         decode = _decode_with_opencv if plain and bits <= {1, 8} else _decode_with_pillow
         return decode(data, name)
     if not unsigned or bits != {16}:
@@ -282,7 +282,7 @@ def _decode_tiff(data: bytes, name: str) -> npt.NDArray[Any]:
     elif not (plain or (color and samples == 4)):
         problem = (
             f"TIFF of 16 bits with {samples} samples a pixel and PhotometricInterpretation "
-            f"{photometric} is unsupported; supported are grey, RGB and RGBA"
+            f"{photometric} is unsupported; supported are gray, RGB and RGBA"
         )
     else:
         associated = samples == 4 and extra[:1] == (_ASSOCIATED_ALPHA,)
@@ -294,7 +294,7 @@ def _decode_tiff(data: bytes, name: str) -> npt.NDArray[Any]:
 
 
 def _divided_by_alpha(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Returns the colors of an image (H, W, 4), BGR multiplied by alpha, as RGB."""
+    """Converts (H, W, 4) BGR, multiplied by alpha, to RGB that is not."""
     most = np.iinfo(image.dtype).max
     alpha = np.maximum(image[..., 3:].astype(np.float32), 1)
     colors = image[..., 2::-1] * (most / alpha)
@@ -310,16 +310,16 @@ def _decode_with_pillow(data: bytes, name: str) -> npt.NDArray[Any]:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode == "F":
-                raise ImageFileError(f"{name}: floating point pixels are unsupported")
+                raise ImageFileError(f"{name}: floating-point pixels are unsupported")
             if not image.mode.startswith("I"):
                 return np.array(image.convert("RGB"))
             pixels = np.array(image)
     except (ImageFileError, MemoryError):
         raise
-    except Exception as error:  # Pillow's plugins raise all kinds for a broken file
+    except Exception as error:  # Pillow's plugins raise various exceptions for broken files
         raise _broken(name, str(error) or type(error).__name__) from error
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise ImageFileError(f"{name}: pixels of 32 bits are unsupported")
+        raise ImageFileError(f"{name}: 32-bit pixels are unsupported")
     return np.repeat(pixels[..., None].astype(np.uint16), 3, axis=2)
 
 

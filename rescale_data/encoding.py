@@ -1,4 +1,4 @@
-"""Encoding of images as files, with their side data and the record of an LR file."""
+"""Encoding of images as files, with side data and the record of an LR file."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from rescale_data.side_data import SideData
 __all__ = ["INFO_KEY", "JPEG_QUALITY", "WRITABLE_SUFFIXES", "encode_image", "is_stored_lossless"]
 
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Suffixes of the files that can be written."""
+"""Suffixes of supported output files."""
 
 JPEG_QUALITY = 95
 """Default quality of JPEG files."""
 
 INFO_KEY = "rescale"
-"""Name of the PNG text chunk that holds the record of an LR file."""
+"""Name of the PNG text chunk that contains the record of an LR file."""
 
-# Level 6 gives files that are 2 % smaller but takes twice as long to write.
+# With level 6, files are 2 % smaller but take twice as long to write.
 _PNG_LEVEL = 3
-_WEBP_SIDE = 16383  # the largest; that of JPEG is 65,535
+_WEBP_SIDE = 16383  # maximum; that of JPEG is 65,535
 _JPEG_SIDE = 65535
 _JPEG_SEGMENT = 65533 - len(b"Exif\0\0")
 
 
 def is_stored_lossless(suffix: str, quality: int | None) -> bool:
-    """Tells whether `encode_image` keeps every pixel."""
+    """Whether `encode_image` stores pixels losslessly."""
     return suffix.lower() == ".png" or (suffix.lower() == ".webp" and quality is None)
 
 
@@ -55,15 +55,15 @@ def encode_image(
 
     Args:
         image: (H, W, 3) RGB, uint8; for PNG also uint16.
-        suffix: Suffix of the file, which selects the format.
+        suffix: Suffix of the file; selects the format.
         quality: From 1 to 100; for JPEG (default 95; chroma is 4:2:0), and for WebP, which is
             lossless by default.
         info: Record of an LR file.
-        side_data: What else the file shall hold.
+        side_data: Transparency, color profile and EXIF.
 
     Raises:
         ValueError: If the suffix is unsupported, the array or the quality is invalid, or the format
-            cannot hold the image.
+            cannot represent the image.
     """
     suffix = suffix.lower()
     side_data = side_data or SideData()
@@ -90,7 +90,7 @@ def encode_image(
             options |= {"pnginfo": text, "compress_level": _PNG_LEVEL}
             _with_alpha(image, side_data).save(buffer, "PNG", **options)
         case ".webp":
-            # Colors under transparent parts are kept: the network restores from all of them.
+            # Colors under transparent parts are kept, since the network restores from all of them.
             options |= {"lossless": quality is None, "exact": True}
             if quality is not None:
                 options["quality"] = quality
@@ -99,7 +99,7 @@ def encode_image(
             _check_jpeg(side_data, exif)
             comment = b"" if info is None else f"{INFO_PREFIX}{info.to_json()}".encode("ascii")
             quality = JPEG_QUALITY if quality is None else quality
-            # Huffman tables for this very image: files are smaller by up to a tenth.
+            # Huffman tables optimized for the image make files up to 10 % smaller.
             options |= {"quality": quality, "subsampling": "4:2:0", "optimize": True}
             options["comment"] = comment
             fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", **options)
@@ -145,7 +145,7 @@ def _with_alpha(image: NDArray[np.uint8], side_data: SideData) -> Image:
 def _png_of_16_bits(
     image: NDArray[np.uint16], side_data: SideData, info: LRInfo | None, exif: bytes
 ) -> bytes:
-    """Encodes by OpenCV, since Pillow has no RGB of 16 bits, and adds chunks behind the header."""
+    """Encodes with OpenCV, since Pillow has no 16-bit RGB, and inserts chunks after the header."""
     pixels = image[..., ::-1]
     if side_data.alpha is not None:
         pixels = np.dstack([pixels, side_data.alpha * np.uint16(257)])

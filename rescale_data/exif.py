@@ -1,7 +1,7 @@
-"""EXIF: what of it LR and restored files carry, and the record of an LR file in it.
+"""EXIF: the part that LR and restored files keep, and the record of an LR file in it.
 
-The record is a line of ImageHistory, a text of the first directory. Of all places for metadata,
-EXIF is the one that PNG, JPEG and WebP share and that most converters keep.
+The record is a line of ImageHistory, a text in the first directory. EXIF is the only place for
+metadata that PNG, JPEG and WebP share and most converters preserve.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = [
 ]
 
 INFO_PREFIX = "rescale:"
-"""Begins a record that is stored as a line of text."""
+"""Prefix of a record that is stored as a line of text."""
 
 METADATA_TAGS = frozenset({700, 33723, 34377, 37724})
-"""Tags in which TIFF files hold metadata that is not EXIF: XMP, IPTC, two of Photoshop's."""
+"""Tags of TIFF files with metadata other than EXIF: XMP, IPTC, two of Photoshop."""
 
 _EXIF, _GPS, _INTEROPERABILITY = 34665, 34853, 40965
 _DIRECTORIES = (_EXIF, _GPS, _INTEROPERABILITY)
 _IMAGE_HISTORY, _MAKER_NOTE, _WIDTH, _HEIGHT = 0x9213, 37500, 40962, 40963
-# How the pixels are stored; orientation, thumbnail and color profile.
+# Storage of the pixels; orientation, thumbnail and color profile.
 _STORAGE_TAGS = {
     *range(254, 267), 273, 274, *range(277, 282), 284, *range(288, 294), 297, 301, 317,
     *range(320, 326), 330, *range(332, 335), *range(336, 343), 347, *range(512, 522),
@@ -48,10 +48,10 @@ _ORDER: Order = "<"
 
 
 def carried_exif(source: bytes) -> bytes | None:
-    """Selects what is true of the image in any file: without orientation, thumbnail and record.
+    """Selects tags that do not depend on the file: no orientation, thumbnail or record.
 
     Args:
-        source: EXIF, with or without the header of JPEG's segment; or a TIFF file.
+        source: EXIF, with or without the header of a JPEG segment; or a TIFF file.
 
     Returns:
         EXIF as a TIFF structure, or None if nothing remains.
@@ -71,7 +71,7 @@ def carried_exif(source: bytes) -> bytes | None:
 
 
 def exif_is_broken(source: bytes) -> bool:
-    """Tells whether `carried_exif` fails."""
+    """Whether `carried_exif` raises an error."""
     try:
         carried_exif(source)
     except RescaleError:
@@ -82,10 +82,10 @@ def exif_is_broken(source: bytes) -> bool:
 def exif_with_info(
     carried: bytes | None, info: LRInfo | None, size: tuple[int, int]
 ) -> bytes | None:
-    """Returns the EXIF of a file to write, as a TIFF structure; None if there is none.
+    """Returns the EXIF of a file to write as a TIFF structure, or None if it is empty.
 
     Args:
-        carried: Output of `carried_exif`.
+        carried: Result of `carried_exif`.
         info: Record of an LR file.
         size: (height, width) of the image in the file, for the tags that state it.
     """
@@ -119,7 +119,7 @@ def _bare(exif: bytes) -> bytes:
 
 
 def _history(directory: Directory) -> list[str]:
-    """The lines of ImageHistory; of any encoding, since every byte is a character of Latin-1."""
+    """The lines of ImageHistory, in any encoding: every byte is a Latin-1 character."""
     entry = directory.entries.get(_IMAGE_HISTORY)
     return [] if entry is None else entry.values.rstrip(b"\0").decode("latin-1").split("\n")
 

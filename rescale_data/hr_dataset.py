@@ -6,28 +6,20 @@ LR images are not stored: the networks compute their own, and references are com
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypedDict
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypedDict
 
 from rescale_compat.errors import RescaleError
 
 import cv2
-import lmdb
 import numpy as np
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rescale_data.image_file import (
-    IMAGE_SUFFIXES,
-    Image,
-    ImageFileError,
-    decode_image,
-    image_names,
-    to_float,
-)
+from rescale_data.image_file import Image, ImageFileError, decode_image, to_float
+from rescale_data.image_sources import FolderSource, ImageSource, LmdbSource, is_lmdb
 from rescale_data.loader_options import LoaderOptions
 from rescale_data.name_table import NameTable
 from rescale_data.option_problems import validated
@@ -44,7 +36,7 @@ class Sample(TypedDict):
 
 
 def _holds_data(root: str, info: ValidationInfo) -> str:
-    if info.context is not None and _kind(root) == "lmdb" and os.path.isdir(root):
+    if info.context is not None and is_lmdb(root) and os.path.isdir(root):
         for path in (os.path.join(root, name) for name in ("data.mdb", "meta_info.txt")):
             if not os.path.exists(path):
                 raise RescaleError(f"no such file or folder: {path}")
@@ -58,7 +50,7 @@ SourceFolder = Annotated[
     AfterValidator(_holds_data),
     Called("the path of a folder"),
 ]
-"""A folder of images or, if its name ends in ``.lmdb``, of an LMDB."""
+"""A folder of images, or an LMDB if its name ends in ``.lmdb``."""
 
 
 class _Backend(Options):
@@ -69,62 +61,60 @@ class HRImageOptions(LoaderOptions):
     """Options of :class:`HRImageDataset`."""
 
     dataroot_gt: SourceFolder = Field(
-        description="folder of images, or one whose name ends in `.lmdb`, with `data.mdb` and "
-        "`meta_info.txt` in it"
+        description="folder of images, or an LMDB: a folder whose name ends in `.lmdb`, with "
+        "`data.mdb` and `meta_info.txt`"
     )
     io_backend: _Backend | None = Field(
         None,
-        description="`{type: disk}` or `{type: lmdb}`; may be left out, as the name of "
-        "`dataroot_gt` says which",
+        description="`{type: disk}` or `{type: lmdb}`; optional, since the name of `dataroot_gt` "
+        "determines it",
     )
     meta_info_file: ExistingPath | None = Field(
         None,
-        description="list of the images to take, relative to `dataroot_gt`, one on a line; what "
-        "follows the file name is ignored. By default all are taken",
+        description="text file that lists the images to use, one per line, relative to "
+        "`dataroot_gt`; anything after the file name is ignored. Default: all images",
     )
-    recursive: bool = Field(False, description="true: images in subfolders are taken, too")
+    recursive: bool = Field(False, description="true: include images in subfolders")
     gt_size: Annotated[int | None, needed(lambda info: info.data.get("phase") == "train")] = Field(
-        None, ge=1, description="side of the crops in pixels; needed for training"
+        None, ge=1, description="side of the crops in pixels; required for training"
     )
-    use_hflip: bool = Field(
-        False, description="true: half of the crops are flipped from left to right"
-    )
+    use_hflip: bool = Field(False, description="true: flip half of the crops horizontally")
     use_rot: bool = Field(
-        False, description="true: half of the crops are flipped upside down, half are transposed"
+        False, description="true: flip half of the crops vertically, and transpose half of them"
     )
     mod_crop: int = Field(
         1,
         ge=1,
-        description="images are cropped to sides that are multiples of it (`val`, `test`)",
+        description="crop images to sides that are multiples of this (`val`, `test`)",
     )
     half_size_probability: float = Field(
         0,
         ge=0,
         le=1,
-        description="probability that a crop is taken from the image at half its size (bilinear, "
-        "as VQIR's second stage is trained)",
+        description="probability of taking a crop from the image downscaled to half its size "
+        "(bilinear; used to train VQIR's second stage)",
     )
     size_multiple: int = Field(
         1,
         ge=1,
-        description="before a crop is taken, the image, at full size or at half, is resized "
-        "(bilinear) to sides that are multiples of this, the next smaller ones",
+        description="before cropping, resize the image (bilinear) to the next smaller multiples "
+        "of this",
     )
     dtype: Literal["float32", "uint8"] = Field(
         "float32",
-        description="`float32`, for any model. `uint8` leaves 8-bit samples as they are, 0 to 255, "
-        "for models that convert them on their device, as this project's do: a quarter of the "
-        "bytes to copy to a GPU, and the same values there. Images of 16 bits become float32 all "
-        "the same; training refuses them, since a batch has one type",
+        description="`float32`: samples in [0, 1], for any model. `uint8`: 8-bit samples are not "
+        "converted, which reduces the copy to the GPU to a quarter; for models that convert them "
+        "on the device, like those of this project. 16-bit images are converted to float32 "
+        "regardless, which training does not support, since a batch has one type",
     )
 
     @model_validator(mode="after")
-    def _backend_is_that_of_the_name(self) -> Self:
-        kind = _kind(self.dataroot_gt)
+    def _check_backend(self) -> Self:
+        kind = "lmdb" if is_lmdb(self.dataroot_gt) else "disk"
         if self.io_backend is not None and self.io_backend.type != kind:
             raise RescaleError(
-                f"io_backend has type {self.io_backend.type}, but the name of dataroot_gt "
-                f"{self.dataroot_gt} says {kind} (the name of an LMDB ends in .lmdb)"
+                f"io_backend has type {self.io_backend.type}, but dataroot_gt {self.dataroot_gt} "
+                f"is of type {kind}, according to its name (that of an LMDB ends in .lmdb)"
             )
         return self
 
@@ -136,22 +126,22 @@ class HRImageDataset(Dataset[Sample]):
     of 90 degrees; smaller images are padded by reflection. For validation and tests, it returns
     whole images, cropped to multiples of `mod_crop`; the top left corner is kept.
 
-    Random numbers are drawn from PyTorch's default generator, which is seeded in every worker and
-    every epoch from that of the main process: crops differ between epochs and workers, and are
-    reproducible by the seed. (The generators of `random` and NumPy would not do: BasicSR seeds them
-    with the same numbers in every epoch.) An index may also be a pair (index, seed); the crop then
-    depends on the low 32 bits of the seed alone.
+    Random numbers come from PyTorch's default generator, which the main process seeds in every
+    worker and epoch: crops differ between epochs and workers, and the seed reproduces them. (The
+    generators of `random` and NumPy are unsuitable: BasicSR seeds them with the same numbers in
+    every epoch.) An index may also be a pair (index, seed); the crop then depends only on the low
+    32 bits of the seed.
 
-    Options: those of `HRImageOptions`.
+    Options: see `HRImageOptions`.
 
     Shape:
-        `gt` (3, H, W), float32 in [0, 1], RGB, or what `dtype` says; `gt_path` is the path of the
-        file, or of the LMDB with the key behind it.
+        `gt`: (3, H, W), RGB, float32 in [0, 1] unless `dtype` selects uint8. `gt_path`: path of
+        the file, or of the LMDB followed by the key.
 
     Raises:
         ValueError: If an option is unknown, missing or invalid; for validation and tests, also if
-            the names of two images differ in their suffix only.
-        OSError: If images are missing; while reading, if one is broken. The message names it.
+            the names of two images differ only in their suffix.
+        OSError: If images are missing; when reading, if an image is broken. The message names it.
     """
 
     OPTIONS: ClassVar[type[HRImageOptions]] = HRImageOptions
@@ -160,7 +150,7 @@ class HRImageDataset(Dataset[Sample]):
         """Lists the images without reading them.
 
         Args:
-            opt: options of a data set in an option file, with `phase`.
+            opt: options of a dataset in an option file, with `phase`.
         """
         super().__init__()
         self.opt = dict(opt)  # BasicSR's runners read the name from it
@@ -190,11 +180,11 @@ class HRImageDataset(Dataset[Sample]):
         path = os.path.join(self._source.root, name)
         image = decode_image(self._source.read(name), path)
         image = self._random_crop(image, generator) if self.crops else self._mod_crop(image, path)
-        # Cropping comes before the conversion, which costs more than all the rest but decoding.
+        # Cropped first: apart from decoding, the conversion is the most expensive part.
         return {"gt": torch.from_numpy(self._samples(image, path)), "gt_path": path}
 
     def _samples(self, image: Image, path: str) -> Image:
-        """The image as (3, H, W), converted as `dtype` says."""
+        """The image as (3, H, W), converted according to `dtype`."""
         chw = np.ascontiguousarray(image.transpose(2, 0, 1))
         if self.dtype == "float32":
             return to_float(chw)
@@ -202,7 +192,7 @@ class HRImageDataset(Dataset[Sample]):
             return chw
         if self.crops:
             raise ImageFileError(
-                f"{path}: has 16 bits; with 16-bit images, training needs dtype: float32"
+                f"{path}: has 16 bits per channel, which requires dtype: float32 in training"
             )
         return to_float(chw)
 
@@ -246,19 +236,19 @@ class HRImageDataset(Dataset[Sample]):
             )
         return image[:height, :width]
 
-    def _open_source(self, options: HRImageOptions) -> _Source:
-        root = _stripped(options.dataroot_gt)
+    def _open_source(self, options: HRImageOptions) -> ImageSource:
+        root = options.dataroot_gt.rstrip("/") or "/"
         if not os.path.isdir(root):
             raise FileNotFoundError(f"{self.name}: dataroot_gt {root} is not a folder")
-        if _kind(root) == "lmdb":
-            return _Lmdb(root, options.meta_info_file)
-        folder = _Folder(root, options.meta_info_file, options.recursive)
+        if is_lmdb(root):
+            return LmdbSource(root, options.meta_info_file)
+        folder = FolderSource(root, options.meta_info_file, options.recursive)
         if not self.crops:
             self._check_distinct(folder.names)
         return folder
 
     def _check_distinct(self, names: NameTable) -> None:
-        """Results have the names of their images, except for the suffix."""
+        """Checks that results, named as their images without suffix, have distinct names."""
         seen: dict[str, str] = {}
         for name in names:
             other = seen.setdefault(os.path.splitext(name)[0], name)
@@ -267,122 +257,3 @@ class HRImageDataset(Dataset[Sample]):
                     f"{self.name}: {name} has the same name as {other} except for the suffix, so "
                     "their results would collide: rename one"
                 )
-
-
-def _stripped(root: str) -> str:
-    return root.rstrip("/") or "/"
-
-
-def _kind(root: str) -> str:
-    return "lmdb" if _stripped(root).endswith(".lmdb") else "disk"
-
-
-class _Source(Protocol):
-    """Source of the bytes of image files."""
-
-    root: str
-    names: NameTable
-
-    def read(self, name: str) -> bytes: ...
-
-
-class _Folder:
-    def __init__(self, root: str, chosen: str | None, recursive: bool) -> None:
-        self.root = root
-        if chosen is None:
-            self.names = NameTable(image_names(root, recursive))
-            if not self.names:
-                raise FileNotFoundError(
-                    f"{root}: no images in this folder ({', '.join(IMAGE_SUFFIXES)})"
-                )
-        else:
-            self.names = NameTable(_listed_names(chosen))
-            missing = (n for n in self.names if not os.path.isfile(os.path.join(root, n)))
-            _check_none_missing(missing, chosen, root)
-
-    def read(self, name: str) -> bytes:
-        with open(os.path.join(self.root, name), "rb") as file:
-            return file.read()
-
-
-class _Lmdb:
-    """An LMDB in BasicSR's format: the key of an image is its name up to the first dot."""
-
-    # A process can open an LMDB only once, but several datasets may use it; and an environment must
-    # not be used after a fork. Hence one environment per file, with the process that opened it.
-    _environments: ClassVar[dict[tuple[int, int], tuple[int, lmdb.Environment]]] = {}
-
-    def __init__(self, root: str, chosen: str | None) -> None:
-        self.root = root
-        for name in ("data.mdb", "meta_info.txt"):
-            if not os.path.isfile(os.path.join(root, name)):
-                raise FileNotFoundError(f"{root}: there is no {name} in this LMDB")
-        with open(os.path.join(root, "meta_info.txt"), encoding="utf-8") as lines:
-            self.names = NameTable(line.split(".")[0] for line in lines if line.strip())
-        if not self.names:
-            raise FileNotFoundError(f"{root}: no images in this LMDB")
-        stored = self._environment().stat()["entries"]
-        if stored < len(self.names):
-            raise FileNotFoundError(
-                f"{root}: data.mdb holds {stored} images, meta_info.txt lists {len(self.names)}"
-            )
-        if chosen is not None:
-            self.names = NameTable(name.split(".")[0] for name in _listed_names(chosen))
-            with self._environment().begin() as transaction, transaction.cursor() as cursor:
-                missing = (name for name in self.names if not cursor.set_key(name.encode()))
-                _check_none_missing(missing, chosen, root)
-
-    def read(self, name: str) -> bytes:
-        with self._environment().begin() as transaction:
-            content = transaction.get(name.encode())
-        if content is None:
-            raise ImageFileError(f"{self.root}: there is no image under the key {name!r}")
-        return bytes(content)
-
-    def _environment(self) -> lmdb.Environment:
-        status = os.stat(os.path.join(self.root, "data.mdb"))
-        file = status.st_dev, status.st_ino
-        if file in self._environments:
-            process, environment = self._environments[file]
-            if process == os.getpid():
-                return environment
-            environment.close()
-        try:
-            environment = lmdb.open(self.root, readonly=True, lock=False, readahead=False)
-        except lmdb.Error as error:
-            raise ImageFileError(f"{self.root}: LMDB cannot be opened ({error})") from error
-        self._environments[file] = os.getpid(), environment
-        return environment
-
-
-_FILE_NAME = re.compile(
-    rf"(.+?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))}))(?:\s|$)", re.IGNORECASE
-)
-
-
-def _listed_names(path: str) -> Iterator[str]:
-    """Reads the file names of a meta-info list; each may be followed by a shape and more."""
-    empty = True
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(map(str.strip, lines), 1):
-            # A name may contain spaces, so it ends at the suffix.
-            match = _FILE_NAME.match(line)
-            if match:
-                empty = False
-                yield match[1]
-            elif line:
-                raise RescaleError(
-                    f"{path}: line {number} does not start with an image name: {line!r}"
-                )
-    if empty:
-        raise RescaleError(f"{path}: lists no images")
-
-
-def _check_none_missing(missing: Iterator[str], chosen: str, root: str) -> None:
-    first = next(missing, None)
-    if first is not None:
-        more = sum(1 for _ in missing)
-        raise FileNotFoundError(
-            f"{chosen}: lists images that are not in {root}: {first}"
-            + (f" and {more} more" if more else "")
-        )

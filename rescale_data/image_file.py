@@ -43,13 +43,13 @@ Image = npt.NDArray[Any]
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
-    """Reads an image as it should be looked at: RGB and upright; see `decode_image`.
+    """Reads an image as upright RGB pixels; see `decode_image`.
 
     Returns:
-        (H, W, 3) RGB, uint8, or uint16 where the file has more bits.
+        (H, W, 3) RGB, uint8, or uint16 if the file has more bits.
 
     Raises:
-        ImageFileError: If the file is no image, broken, truncated, or of an unsupported kind.
+        ImageFileError: If the file is not an image, broken, truncated, or of an unsupported kind.
         OSError: If the file cannot be read.
     """
     return decode_image(Path(path).read_bytes(), os.fspath(path))
@@ -76,7 +76,7 @@ def write_image(
     info: LRInfo | None = None,
     side_data: SideData | None = None,
 ) -> None:
-    """Writes an image atomically: it appears under its name only when it is complete.
+    """Writes an image atomically: the file appears only when it is complete.
 
     Args:
         path: File to write, .png, .jpg/.jpeg or .webp; an existing file is replaced.
@@ -88,7 +88,7 @@ def write_image(
 
     Raises:
         ValueError: If the suffix is unsupported, the array or the quality is invalid, or the format
-            cannot hold the image.
+            cannot represent the image.
         OSError: If the file cannot be written; no partial file remains.
     """
     path = Path(path)
@@ -100,7 +100,7 @@ def write_image(
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Writes a file atomically: it appears under its name only when it is complete.
+    """Writes a file atomically: it appears only when it is complete.
 
     Raises:
         OSError: If it cannot be written; the message names it, and no partial file remains.
@@ -109,7 +109,7 @@ def write_file(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
 
 
 def write_parts(path: str | os.PathLike[str], parts: Iterable[bytes | memoryview]) -> None:
-    """As `write_file`, from an iterable of parts, so that only one has to be in memory."""
+    """Like `write_file`, from an iterable of parts, so that only one is in memory at a time."""
     try:
         with replacing(path) as temporary, open(temporary, "wb") as file:
             file.writelines(parts)
@@ -135,14 +135,14 @@ def read_info(path: str | os.PathLike[str]) -> LRInfo | None:
         text = record_text(data)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's plugins raise all kinds for a broken file
+    except Exception as error:  # Pillow's plugins raise various exceptions for broken files
         raise ImageFileError(f"{os.fspath(path)}: broken image file ({error})") from error
     if text is None:
         return None
     try:
         return LRInfo.from_json(text)
     except ValueError as error:
-        raise RescaleError(f"{os.fspath(path)}: malformed rescale info: {error}") from error
+        raise RescaleError(f"{os.fspath(path)}: malformed record: {error}") from error
 
 
 def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list[Path]:
@@ -155,7 +155,7 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = False) -> list
 
 
 def image_names(folder: str | os.PathLike[str], recursive: bool = False) -> list[str]:
-    """As `list_images`, but returns paths relative to the folder; fast for millions of images."""
+    """Like `list_images`, but returns paths relative to the folder; fast for millions of images."""
     # All paths start with this prefix; `os.path.relpath` takes several times as long as listing.
     start = len(os.path.join(os.fspath(folder), ""))
 

@@ -36,7 +36,7 @@ PathLike = str | os.PathLike[str]
 
 
 class BadPicturesError(ImageFileError):
-    """Some images cannot be used; `reasons` has a line for each, with its name."""
+    """Some images cannot be used; `reasons` has a line with the name of each."""
 
     def __init__(self, message: str, reasons: Sequence[str]) -> None:
         """Stores the reasons; the message gives their number."""
@@ -76,7 +76,7 @@ class JournaledOutput:
         self.result = self.folder / "result"
         self._journal = self.folder / "journal.txt"
         if os.path.lexists(self.out):
-            raise FileExistsError(f"{self.out}: exists already, and will not be replaced")
+            raise FileExistsError(f"{self.out}: already exists, and is not replaced")
         self._begin(settings)
 
     def _begin(self, settings: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class JournaledOutput:
         if not record.exists():
             # Written first, so that all other files in the folder belong to this command.
             if any(not path.name.startswith(".") for path in self.folder.iterdir()):
-                raise FileExistsError(f"{self.folder}: in the way, and not created by this command")
+                raise FileExistsError(f"{self.folder}: exists, but was not created by this command")
             write_file(record, json.dumps(settings).encode())
         begun = json.loads(record.read_bytes())
         if begun != settings:

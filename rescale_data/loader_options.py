@@ -1,4 +1,4 @@
-"""The options of every data set: those that BasicSR's runners and loaders read."""
+"""The options of every dataset that BasicSR's runners and loaders read."""
 
 from __future__ import annotations
 
@@ -14,42 +14,44 @@ def _trains(info: ValidationInfo) -> bool:
 
 
 class DatasetOptions(Options):
-    """What BasicSR's runners read of a data set, or put into its options."""
+    """Options of a dataset that BasicSR's runners read or set."""
 
     phase: Literal["train", "val", "test"] = Field(description="set by BasicSR")
     name: Annotated[str | None, needed(in_file)] = Field(
-        None, description="name in logs and of folders"
+        None, description="name in logs and folder names"
     )
     type: str | None = Field(None, description="class of the dataset")
-    scale: Any = Field(None, description="set by BasicSR, if there is one at the top; unused")
+    scale: Any = Field(
+        None, description="set by BasicSR if the option file has one at the top level; unused"
+    )
     pin_memory: bool | None = Field(
         None,
-        description="true: batches are pinned, for copies to a GPU; the default in training with "
+        description="true: pin batches, for faster copies to a GPU. Default: true for training on "
         "a GPU",
     )
     persistent_workers: bool | None = Field(
         None,
-        description="true: reading processes outlive an epoch; the default in training, except "
-        "with `prefetch_mode: cpu`",
+        description="true: keep worker processes between epochs. Default: true for training, "
+        "except with `prefetch_mode: cpu`",
     )
 
 
 class LoaderOptions(DatasetOptions):
-    """What BasicSR's loader reads of a data set that may be trained on."""
+    """Options of a dataset for training that BasicSR's loader reads."""
 
     batch_size_per_gpu: Annotated[int | None, needed(_trains)] = Field(
-        None, ge=1, description="images for each GPU; needed for training"
+        None, ge=1, description="images per GPU in a batch; required for training"
     )
     num_worker_per_gpu: Annotated[int | None, needed(_trains)] = Field(
-        None, ge=0, description="processes that read images; needed for training"
+        None, ge=0, description="worker processes per GPU that read images; required for training"
     )
     dataset_enlarge_ratio: float = Field(
-        1, gt=0, description="an epoch is this many passes over the dataset"
+        1, gt=0, description="number of passes over the dataset that make up an epoch"
     )
     prefetch_mode: Literal["cpu", "cuda"] | None = Field(
-        None, description="`cuda` needs `pin_memory`; by default nothing is prefetched"
+        None, description="`cuda` requires `pin_memory`. Default: no prefetching"
     )
     num_prefetch_queue: int = Field(
-        1, ge=1, description="batches that are prefetched with `prefetch_mode: cpu`"
+        1, ge=1, description="number of batches to prefetch with `prefetch_mode: cpu`"
     )
     use_shuffle: Any = Field(None, description="unused: training always shuffles")

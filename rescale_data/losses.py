@@ -1,9 +1,8 @@
-"""What an image file holds that neither 8-bit RGB pixels nor side data keep.
+"""Contents of an image file that neither 8-bit RGB pixels nor side data preserve.
 
-Not counted, as nothing is lost: what is carried as side data, alpha that is opaque everywhere, a
-profile of another color space under which no color differs from sRGB by more than 2 of 255 levels,
-an orientation (it is applied), and what merely describes the file itself, such as its resolution
-and the program that wrote it.
+Not reported, since nothing is lost: side data, alpha that is opaque everywhere, a profile whose
+colors differ from sRGB by at most 2 of 255 levels, the orientation (it is applied), and information
+about the file itself, such as its resolution and the program that wrote it.
 """
 
 from __future__ import annotations
@@ -38,29 +37,29 @@ __all__ = ["Loss", "side_data_and_losses"]
 
 
 class Loss(Enum):
-    """A kind of loss; its value says it to the user."""
+    """A kind of loss; its value is the message for users."""
 
     FRAMES = "only the first of several images is read"
     COLORS = "the colors (CMYK, LAB) are converted to RGB, without a color profile"
-    PROFILE = "the color profile is not one of RGB and is dropped"
-    SPACE = "the color space of the PNG (gAMA, cHRM, cICP) is dropped; the pixels count as sRGB"
+    PROFILE = "the color profile is not for RGB and is dropped"
+    SPACE = "the color space of the PNG (gAMA, cHRM, cICP) is dropped; pixels are treated as sRGB"
     DEPTH = (
         "LR images have 8 bits per channel, fewer than this file; `rescale up --depth 16` restores "
         "16, rounded less"
     )
     METADATA = "metadata other than EXIF (XMP, IPTC, comments, texts) is dropped"
     EXIF = "EXIF is broken and is dropped"
-    UNKNOWN = "anything but the pixels is dropped, and cannot be read to say what"
+    UNKNOWN = "metadata cannot be read and is dropped"
 
 
 _PNG_CHUNKS = (
     b"IHDR", b"acTL", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"tEXt", b"zTXt", b"iTXt",
 )  # fmt: skip
-# What these chunks hold for sRGB: code points of ITU-T H.273; white, red, green and blue in CIE xy.
+# Values of these chunks for sRGB: code points of ITU-T H.273; white, red, green, blue in CIE xy.
 _SRGB_CODES = bytes([1, 13, 0, 1])
 _SRGB_GAMMA = 1 / 2.2
 _SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-# Written by programs about themselves, or about the file.
+# Information about the writing program or the file.
 _TRIVIAL_TEXTS = {
     INFO_KEY, "Software", "date:create", "date:modify", "date:timestamp",
     "Raw profile type exif",  # read as EXIF
@@ -70,7 +69,7 @@ _BITS_PER_SAMPLE = 258
 
 
 def side_data_and_losses(data: bytes) -> tuple[SideData, list[Loss]]:
-    """Returns the side data of an image file, and what gets lost beside it, each kind once.
+    """Returns the side data of an image file, and the kinds of losses, each once.
 
     Args:
         data: Content of a file that `decode_image` reads.
@@ -81,7 +80,9 @@ def side_data_and_losses(data: bytes) -> tuple[SideData, list[Loss]]:
         found = set(losses(data, side_data))
     except MemoryError:
         raise
-    except Exception:  # Pillow raises all kinds for broken metadata, though the pixels are good
+    except (
+        Exception
+    ):  # Pillow raises various exceptions for broken metadata, even if the pixels are intact
         return SideData(), [Loss.UNKNOWN]
     return side_data, [loss for loss in Loss if loss in found]
 
@@ -127,13 +128,13 @@ def _has_more_than_8_bits(data: bytes, file_format: str) -> bool:
         return bool(max(tiff_tags(data).get(_BITS_PER_SAMPLE, (1,))) > 8)
     if file_format not in ("AVIF", "JPEG2000", "PPM"):
         return False
-    # Pillow does not tell.
+    # Pillow does not provide it.
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     return image is not None and image.dtype != np.uint8
 
 
 def _has_other_space(data: bytes, stream: PngStream) -> bool:
-    """Tells whether a PNG without ICC profile states another color space than sRGB."""
+    """Whether a PNG without ICC profile specifies a color space other than sRGB."""
     codes = [data[at : at + length] for kind, at, length in png_chunks(data) if kind == b"cICP"]
     if codes:
         return codes[-1] != _SRGB_CODES
@@ -159,7 +160,7 @@ def _profile_loss(profile: bytes | None, side_data: SideData) -> Iterator[Loss]:
 
 @lru_cache(maxsize=16)
 def _is_srgb(profile: bytes) -> bool:
-    """Tells whether the colors of a profile are those of sRGB, whatever its name is."""
+    """Whether the colors of a profile are those of sRGB, regardless of its name."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     mode = {"RGB": "RGB", "GRAY": "L"}.get(source.profile.xcolor_space.strip())
     if mode is None:

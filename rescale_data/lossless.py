@@ -15,7 +15,7 @@ def is_lossless(path: str | os.PathLike[str]) -> bool:
     """Whether an image file is stored losslessly, according to its first bytes.
 
     True for PNG, BMP, TIFF, PBM, PGM, PPM and lossless WebP. False for all others: JPEG, lossy
-    WebP, GIF with its 256 colours, and formats such as AVIF and JPEG 2000 that are rarely lossless.
+    WebP, GIF with its 256 colors, and formats such as AVIF and JPEG 2000 that are rarely lossless.
 
     Raises:
         OSError: If the file cannot be read.

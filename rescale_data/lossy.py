@@ -1,4 +1,4 @@
-"""What lossy image files do to pixels, without files: compressed and decompressed in memory."""
+"""Lossy compression and decompression of images in memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _CHROMA = {
 
 
 def through_jpeg(image: Pixels, quality: int, chroma: int = 420) -> Pixels:
-    """The pixels that a JPEG file of libjpeg returns; other threads can run meanwhile.
+    """Compresses and decompresses an image with libjpeg; releases the global interpreter lock.
 
     Args:
         image: (H, W, 3) RGB.
         quality: 1 to 100.
-        chroma: 420: at half resolution in both directions (4:2:0); 444: whole.
+        chroma: 420: half resolution in both directions (4:2:0); 444: full resolution.
 
     Returns:
         (H, W, 3) RGB.
@@ -30,19 +30,19 @@ def through_jpeg(image: Pixels, quality: int, chroma: int = 420) -> Pixels:
         ValueError: ``quality`` or ``chroma`` is out of range.
     """
     if chroma not in _CHROMA:
-        raise RescaleError(f"JPEG chroma {chroma}: valid are {', '.join(map(str, _CHROMA))}")
+        raise RescaleError(f"JPEG chroma {chroma}: expected one of {', '.join(map(str, _CHROMA))}")
     options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _CHROMA[chroma]]
     return _through(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _checked("JPEG", quality), *options])
 
 
 def through_webp(image: Pixels, quality: int) -> Pixels:
-    """The pixels that a lossy WebP file returns; see :func:`through_jpeg`."""
+    """Compresses and decompresses an image as lossy WebP; see :func:`through_jpeg`."""
     return _through(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, _checked("WebP", quality)])
 
 
 def _checked(name: str, quality: int) -> int:
     if not 1 <= quality <= 100:
-        raise RescaleError(f"{name} quality {quality}: valid are 1 to 100")
+        raise RescaleError(f"{name} quality {quality}: expected 1 to 100")
     return quality
 
 

@@ -1,8 +1,8 @@
-"""What restoring an LR image needs to know, and how files and file names say it.
+"""The record of an LR file: the information needed to restore it, as JSON and in file names.
 
-The pixels of an LR image determine neither its scale nor the size of the original, and both are
-needed to restore it. They are stored in the file as one line of JSON (`rescale_data.records`), and
-on request in its name, which survives where metadata is stripped: `photo.s2.5.1920x1080.png`.
+Restoring requires the scale and the size of the original, which the pixels of an LR image do not
+determine. They are stored in the file as a line of JSON (`rescale_data.records`) and, on request,
+in its name, which is preserved if metadata is stripped: `photo.s2.5.1920x1080.png`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rescale_compat.errors import RescaleError
 __all__ = ["LRInfo", "NameHint", "hint_in_name", "name_with_hint", "name_without_hint"]
 
 INFO_VERSION = 1
-# The scales that a file may state: a network may have narrower limits.
+# Scales that a record may contain; networks may have narrower limits.
 SCALE_LIMITS = (1.0, 256.0)
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -29,13 +29,13 @@ _HINT = re.compile(
 
 @dataclass(frozen=True)
 class LRInfo:
-    """The metadata of an LR file, from which it can be restored without further information.
+    """The record of an LR file, with all information needed to restore it.
 
     Args:
-        network: Name of the network that made the LR image ("aidn").
+        network: Name of the network that created the LR image ("aidn").
         scale: HR side over LR side, (vertical, horizontal).
         size: (height, width) of the HR image in pixels.
-        weights: Fingerprint of the weights that made the LR image.
+        weights: Fingerprint of the weights that created the LR image.
 
     Raises:
         ValueError: If a value has the wrong type or is out of range.
@@ -58,12 +58,12 @@ class LRInfo:
                 f"scale must be two numbers from {low} to {high}, not {self.scale!r}"
             )
         if not all(_is_number(n) and isinstance(n, int) and n > 0 for n in size):
-            raise RescaleError(f"size must be two whole numbers over 0, not {self.size!r}")
+            raise RescaleError(f"size must be two integers above 0, not {self.size!r}")
         object.__setattr__(self, "scale", tuple(map(float, scale)))
         object.__setattr__(self, "size", size)
 
     def to_json(self) -> str:
-        """Returns the metadata as one line of JSON; `from_json` is the exact inverse."""
+        """Returns the record as one line of JSON; `from_json` is the exact inverse."""
         return json.dumps({"version": INFO_VERSION, **asdict(self)}, separators=(",", ":"))
 
     @classmethod
@@ -89,7 +89,7 @@ class LRInfo:
 
 @dataclass(frozen=True)
 class NameHint:
-    """Scale and original size as the name of a file states them.
+    """Scale and original size in the name of a file.
 
     Attributes:
         scale: HR side over LR side, (vertical, horizontal).
@@ -113,10 +113,10 @@ def name_with_hint(stem: str, info: LRInfo) -> str:
 
 
 def hint_in_name(name: str) -> NameHint | None:
-    """Finds the last hint in the name of a file, whatever others have appended to it.
+    """Finds the last hint in the name of a file, regardless of what follows it.
 
     Returns:
-        Scale and size exactly as `name_with_hint` was given them, or None without a hint.
+        Scale and size exactly as passed to `name_with_hint`, or None without a hint.
     """
     match = _last_hint(name)
     if match is None:
@@ -143,7 +143,7 @@ def _last_hint(name: str) -> re.Match[str] | None:
 
 
 def _number_text(value: float) -> str:
-    """The shortest text that gives back the same number: `2`, `2.5`."""
+    """The shortest text that parses to the same number: `2`, `2.5`."""
     return f"{value:.0f}" if value == int(value) else repr(value)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with options, as lines that a user can act on."""
+"""Problems with options as messages for users."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from rescale_data.option_schema import Called, DeclaredBy, alternatives, declare
 
 Schema = TypeVar("Schema", bound=BaseModel)
 Misplaced = Callable[[tuple[int | str, ...]], str]
-"""Location of an unknown option -> what it is an option of; '' where it is none of anything."""
+"""Location of an unknown option -> message about where it belongs; empty if nowhere."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
-_SIMPLE = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_SIMPLE = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _BOUNDS: dict[type, tuple[str, str]] = {
-    Ge: ("ge", "from"), Gt: ("gt", "over"), Le: ("le", "to"), Lt: ("lt", "below"),
+    Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<"),
 }  # fmt: skip
 
 
 def validated(schema: type[Schema], given: Mapping[str, Any], where: str = "") -> Schema:
-    """The options of a section, checked and with their defaults.
+    """Validates the options of a section, and adds defaults.
 
     Args:
-        schema: declares them.
+        schema: declaration of the section.
         given: the section.
-        where: goes in front of each problem, such as ``option val: ``.
+        where: prefix of each message, such as ``option val: ``.
 
     Raises:
-        ValueError: lists what is wrong.
+        ValueError: lists all problems.
     """
     try:
         return schema.model_validate(dict(given))
@@ -53,27 +53,27 @@ def problems(
     given: Any,
     misplaced: Misplaced = lambda _: "",
 ) -> list[str]:
-    """A line for each thing that is wrong with ``given``.
+    """A message for each problem with ``given``.
 
     Args:
-        error: what pydantic says.
-        schema: that it was validated against.
-        given: what was validated.
-        misplaced: finds what else an unknown option may belong to.
+        error: pydantic's error.
+        schema: the declaration.
+        given: the options that were validated.
+        misplaced: see `Misplaced`.
     """
     lines = (_line(detail, _locate(schema, detail["loc"], given), misplaced) for detail in
              error.errors(include_url=False))  # fmt: skip
-    return list(dict.fromkeys(lines))  # a union has an error for each of its types
+    return list(dict.fromkeys(lines))  # pydantic reports an error for each member of a union
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:
-    """A hint at the name that ``name`` may be a misspelling of, or ''."""
+    """A hint at the known name most similar to ``name``; empty if there is none."""
     match = difflib.get_close_matches(str(name), sorted(known), n=1)
     return f" (nearest known: {match[0]})" if match else ""
 
 
 def text_numbers(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """The numbers that YAML takes for text, as ``1e-4``, and where in ``value`` they are."""
+    """Yields numbers that YAML reads as strings, such as ``1e-4``, with their path in ``value``."""
     if isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from text_numbers(entry, (*place, key))
@@ -82,19 +82,19 @@ def text_numbers(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tupl
 
 
 def described(annotation: Any) -> str:
-    """What an annotation means to a user: ``a number from 0``."""
+    """An annotation in words: ``an integer >= 1``."""
     plain, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else [annotation]
     names = [entry.text for entry in metadata if isinstance(entry, Called)]
     if names:
         return names[-1]
     kinds = [_kind(kind) for kind in alternatives(plain) if kind is not NoneType]
     limits = [
-        f" {word} {getattr(entry, name)}"
-        for bound, (name, word) in _BOUNDS.items()
+        f"{sign} {getattr(entry, name)}"
+        for bound, (name, sign) in _BOUNDS.items()
         for entry in _flat(metadata)
         if isinstance(entry, bound)
     ]
-    return _either(kinds) + "".join(limits)
+    return " ".join([_either(kinds), *[" and ".join(limits)] * bool(limits)])
 
 
 def _either(kinds: Iterable[str]) -> str:
@@ -118,20 +118,20 @@ def _kind(annotation: Any) -> str:
 
 
 def of_field(field: FieldInfo) -> Any:
-    """The annotation of a field with all that it was annotated with."""
+    """The annotation of a field, including its metadata."""
     entries = tuple(field.metadata)
     return Annotated[(field.annotation, *entries)] if entries else field.annotation
 
 
 @dataclass
 class _Place:
-    """Where in an option file an error is.
+    """The location of a problem in an option file.
 
     Attributes:
         path: names of the sections and the option.
         section: declaration of the innermost section.
-        annotation: of the option; None where it is not declared.
-        field: the declaration of the option or of the one that it is a part of.
+        annotation: annotation of the option; None if it is not declared.
+        field: declaration of the option, or None for an element of an option.
     """
 
     path: list[str]
@@ -156,7 +156,7 @@ def _locate(schema: type[BaseModel], location: tuple[int | str, ...], given: Any
             place.annotation = items[min(item, len(items) - 1)] if items else Any
             place.field = None
         else:
-            continue  # pydantic's name of a member of a union
+            continue  # name of a union member in pydantic's location
         if item == "[key]":
             continue
         text = str(item)
@@ -180,10 +180,10 @@ def _line(detail: ErrorDetails, place: _Place, misplaced: Misplaced) -> str:
         return f"{where}: {context['error']}" if where else str(context["error"])
     if kind == "text_number":
         inner = "".join(f": {item}" for item in context["place"])
-        return f"{where}{inner} is text to YAML: write !!float {context['text']}"
+        return f"{where}{inner} is a string in YAML: write !!float {context['text']}"
     wanted = described(place.annotation)
     if wanted.startswith("a number") and isinstance(value, str) and _NUMBER.fullmatch(value):
-        return f"{where} is text to YAML: write !!float {value}"
+        return f"{where} is a string in YAML: write !!float {value}"
     if wanted == "a mapping":
         return f"{where} is {'empty' if isinstance(value, dict) else 'not a mapping'}"
     return f"{where} is {value!r}: {_demand(place, wanted, value)}"
@@ -192,17 +192,17 @@ def _line(detail: ErrorDetails, place: _Place, misplaced: Misplaced) -> str:
 def _demand(place: _Place, wanted: str, value: Any) -> str:
     kinds = [kind for kind in alternatives(_plain(place.annotation)) if kind is not NoneType]
     if all(get_origin(kind) is Literal for kind in kinds):
-        return f"valid are {', '.join(str(arg) for kind in kinds for arg in get_args(kind))}"
+        return f"expected one of {', '.join(str(arg) for kind in kinds for arg in get_args(kind))}"
     examples = place.field.examples if place.field is not None else None
     if wanted == "a list" and examples:
-        return f"a list such as {str(examples[0]).replace(chr(39), '')} is needed"
-    if wanted == "text" and isinstance(value, int | float):  # as the name 2024
-        return "text is needed, in quotation marks"
-    return f"{wanted} is needed"
+        return f"expected a list such as {str(examples[0]).replace(chr(39), '')}"
+    if wanted == "a string" and isinstance(value, int | float):  # such as the name 2024
+        return "expected a string, in quotation marks"
+    return f"expected {wanted}"
 
 
 def _section(annotation: Any, given: Any) -> type[BaseModel] | None:
-    """The declaration of a section whose content is ``given``."""
+    """The declaration of a section with the content ``given``."""
     entries = list(_flat([annotation]))
     for entry in entries:
         if isinstance(entry, DeclaredBy) and isinstance(given, dict):
@@ -214,7 +214,7 @@ def _section(annotation: Any, given: Any) -> type[BaseModel] | None:
 
 
 def _flat(annotations: Iterable[Any]) -> Iterator[Any]:
-    """Annotations and what they are annotated with; fields' bounds among them."""
+    """Yields annotations and their metadata, including the bounds of fields."""
     for annotation in annotations:
         for kind in alternatives(annotation):
             if get_origin(kind) is Annotated:

@@ -1,11 +1,11 @@
-"""Declaring options: name, type, range, default and one line of text, where they are read.
+"""Declaring options next to the code that reads them: name, type, range, default, description.
 
-A section of an option file is a subclass of :class:`Options`, an option is a field of it::
+A section of an option file is a subclass of :class:`Options`, and options are its fields::
 
     class TrainOptions(Options):
         ema_decay: float = Field(0, ge=0, description="decay of the moving average of the weights")
 
-Option files are checked against these declarations, classes read their options through them, and
+Option files are validated against these declarations, classes read their options through them, and
 docs/options.md is generated from them.
 """
 
@@ -33,10 +33,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 @dataclass(frozen=True)
 class FileCheck:
-    """Validation context of an option file that is checked before anything starts.
+    """Validation context of an option file that is checked before a run starts.
 
-    Without this context, a class reads options that it was constructed with: whether files exist is
-    then left to it, and so is what only BasicSR's runners need.
+    Without this context, a class reads the options that it was constructed with. Whether files
+    exist, and options that only BasicSR's runners require, are not checked then.
 
     Attributes:
         is_train: whether the file is for training or for testing.
@@ -48,8 +48,9 @@ class FileCheck:
 class Options(BaseModel):
     """A section of an option file.
 
-    Values have the types that YAML gives them: an integer is a number, but text is none, and true
-    is no integer. An option that is ``~`` counts as left out, unless its type includes None.
+    Values are not converted: an integer is a valid number, but a string is not, and a boolean is
+    not a valid integer. An option with the value ``~`` counts as omitted unless its type includes
+    None.
     """
 
     model_config = ConfigDict(
@@ -71,7 +72,7 @@ class Options(BaseModel):
 
     @classmethod
     def complete(cls, given: dict[str, Any]) -> None:
-        """Adds the defaults of what ``given`` lacks, in its sections as well."""
+        """Adds defaults for omitted options to ``given`` and its sections, in place."""
         for key, field in cls.model_fields.items():
             section = alternatives(field.annotation)[0]
             absent = key not in given or (given[key] is None and cls._may_lack(key))
@@ -84,11 +85,11 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class DeclaredBy:
-    """Annotates a mapping whose content decides which options it has, as ``type`` of a loss does.
+    """Annotates a mapping whose options depend on its content, such as on the ``type`` of a loss.
 
     Attributes:
-        find: content -> its declaration; None: it is not checked. Raises ``ValueError`` where
-            there is none.
+        find: function of the content that returns the declaration, or None to skip validation;
+            raises ``ValueError`` if there is none.
     """
 
     find: Callable[[dict[Any, Any]], type[BaseModel] | None]
@@ -108,13 +109,13 @@ class DeclaredBy:
 
 @dataclass(frozen=True)
 class Called:
-    """Annotates a type with what the user is told that it is: ``a path``."""
+    """Annotates a type with its description in messages: ``a path``."""
 
     text: str
 
 
 def needed(when: Callable[[ValidationInfo], bool], why: str = "") -> AfterValidator:
-    """Annotates an option that has no default where ``when`` is true: None counts as missing."""
+    """Annotates an option that is required if ``when`` is true; ``why`` is added to the message."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if value is None and when(info):
@@ -125,17 +126,17 @@ def needed(when: Callable[[ValidationInfo], bool], why: str = "") -> AfterValida
 
 
 def in_file(info: ValidationInfo) -> bool:
-    """Whether an option file is checked."""
+    """Whether the options are those of an option file."""
     return info.context is not None
 
 
 def in_training(info: ValidationInfo) -> bool:
-    """Whether an option file for training is checked."""
+    """Whether the options are those of an option file for training."""
     return info.context is not None and info.context.is_train
 
 
 def in_testing(info: ValidationInfo) -> bool:
-    """Whether an option file for testing is checked."""
+    """Whether the options are those of an option file for testing."""
     return info.context is not None and not info.context.is_train
 
 
@@ -146,11 +147,11 @@ def _exists(path: str, info: ValidationInfo) -> str:
 
 
 ExistingPath = Annotated[str, Called("a path"), AfterValidator(_exists)]
-"""A file or folder that must be there when an option file is checked."""
+"""A file or folder that must exist when an option file is checked."""
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; of any other annotation itself alone."""
+    """The members of a union; any other annotation by itself."""
     if get_origin(annotation) in (Union, UnionType):
         return get_args(annotation)
     return (annotation,)
@@ -162,14 +163,14 @@ def is_section(annotation: Any) -> bool:
 
 
 def declared(schema: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Option -> its declaration. Where an option is no valid name of a field it is the alias."""
+    """Name of an option -> its declaration; aliases are used if the name is not a valid field."""
     return {field.alias or name: field for name, field in schema.model_fields.items()}
 
 
 def own_options(
     schema: type[BaseModel], base: type[BaseModel], above: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """The options that ``schema`` adds to ``base`` or changes, with their sections."""
+    """Yields the options that ``schema`` adds to ``base`` or changes, with their path."""
     known = declared(base)
     for name, field in declared(schema).items():
         section = alternatives(field.annotation)[0]

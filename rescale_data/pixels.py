@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 
 def to_tensor(image: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:
-    """Converts an image array to a tensor as the networks expect it.
+    """Converts an image array to a tensor for the networks.
 
     Args:
         image: (H, W, 3) RGB; uint8, uint16, or float in [0, 1].
@@ -33,7 +33,7 @@ def to_tensor(image: NDArray[Any], device: torch.device | str = "cpu") -> Tensor
 
 
 def to_pixels(image: Tensor, depth: int = 8) -> NDArray[Any]:
-    """Converts a (1, C, H, W) tensor, around [0, 1], to (H, W, C) pixels.
+    """Converts a (1, C, H, W) tensor, roughly in [0, 1], to (H, W, C) pixels.
 
     Values are clamped and rounded to ``depth`` bits, to 8 as in
     :func:`rescale_arch.rounding.quantize`.

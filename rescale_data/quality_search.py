@@ -16,13 +16,13 @@ def highest_quality(
     """Searches by bisection, assuming that files grow with the quality.
 
     Args:
-        encode: Returns the file of a quality.
-        limit: Bytes that the file may have.
+        encode: Function that returns the file for a quality.
+        limit: Maximum number of bytes.
         lowest: Lowest quality to try.
         highest: Highest quality to try.
 
     Returns:
-        The quality and its file, which has at most `limit` bytes; None if the lowest has more.
+        The quality and its file; None if the file of the lowest quality exceeds `limit`.
     """
     found = None
     if len(content := encode(highest)) <= limit:

@@ -1,7 +1,7 @@
 """Reading the record of an LR file: a PNG text chunk, a JPEG comment, or a line of EXIF.
 
-Files say it twice, since tools differ in what they keep: ImageMagick 6 drops the EXIF of a PNG,
-Pillow the text chunks and, unless asked, EXIF; converters to another format keep EXIF alone.
+Files contain it twice, since tools differ in what they preserve: ImageMagick 6 drops the EXIF of a
+PNG, Pillow drops text chunks and by default EXIF, and format converters keep only EXIF.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def record_text(data: bytes) -> str | None:
     """Finds the record of an image file, a line of JSON, without decoding pixels.
 
     Raises:
-        Exception: Whatever Pillow makes of a broken file.
+        Exception: Any exception that Pillow raises for a broken file.
     """
     if data.startswith(PNG_START):
         info = png_info(data)
@@ -58,12 +58,12 @@ def comments(image: Image) -> Iterator[bytes]:
 
 
 def is_own_comment(comment: bytes) -> bool:
-    """Tells whether a comment is the record of an LR file."""
+    """Whether a comment is the record of an LR file."""
     return comment.startswith(INFO_PREFIX.encode("ascii"))
 
 
 def _in_exif(exif: bytes | None) -> str | None:
     try:
         return None if exif is None else info_in_exif(exif)
-    except RescaleError:  # broken EXIF, in which there is nothing to find
+    except RescaleError:  # broken EXIF contains no record
         return None

@@ -1,4 +1,4 @@
-"""What an image file holds beside its RGB pixels, and is carried to LR and restored files."""
+"""Side data: contents of an image file besides RGB pixels that LR and restored files keep."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ Color = tuple[int, int, int]
 
 _PNG_CHUNKS = (b"iCCP", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
-# What an ICC profile says of its color space, at bytes 16 to 20.
+# Color space in bytes 16 to 20 of an ICC profile.
 _RGB_SPACE = b"RGB "
 
 
 @dataclass(frozen=True, eq=False)
 class SideData:
-    """What an image has beside its colors.
+    """Transparency, color profile and EXIF of an image.
 
     Attributes:
         alpha: (H, W), uint8; None for an opaque image.
-        profile: ICC profile of an RGB color space. Pixels are never converted: it says what their
-            numbers mean before and after.
-        exif: TIFF structure without orientation and thumbnail, see `carried_exif`.
+        profile: ICC profile of an RGB color space. Pixels are not converted, so it applies to the
+            original, LR and restored images alike.
+        exif: TIFF structure without orientation and thumbnail; see `carried_exif`.
     """
 
     alpha: NDArray[np.uint8] | None = None
@@ -54,34 +54,34 @@ class SideData:
 
 
 def read_side_data(data: bytes) -> SideData:
-    """Reads side data from an image file; alpha is upright, as the pixels of `decode_image` are.
+    """Reads side data from an image file; alpha is upright, like the pixels of `decode_image`.
 
-    EXIF that is broken and profiles of other color spaces are left out.
+    Broken EXIF and profiles of other color spaces are omitted.
 
     Args:
-        data: Content of a file that `decode_image` reads.
+        data: Content of a file that `decode_image` supports.
 
     Raises:
-        Exception: Whatever Pillow makes of broken metadata.
+        Exception: Any exception that Pillow raises for broken metadata.
     """
     image = open_with_pillow(data)
     if image is None:
         return SideData()
     with image:
-        if data.startswith(PNG_START):  # also chunks behind the pixels
+        if data.startswith(PNG_START):  # including chunks after the pixels
             image.info |= png_info(data)
         if data.startswith(PNG_START) or is_webp(data):
-            # `decode_image` takes the orientation from EXIF alone.
+            # `decode_image` reads the orientation from EXIF only.
             for key in _XMP_KEYS:
                 image.info.pop(key, None)
         return side_data_of(image, data if is_tiff(data) else find_exif(image.info))
 
 
 def side_data_of(image: Image.Image, exif: bytes | None) -> SideData:
-    """Returns the side data of an image of Pillow, of which ``exif`` has been found.
+    """Returns the side data of a PIL image whose EXIF is ``exif``.
 
     Raises:
-        Exception: Whatever Pillow makes of broken metadata.
+        Exception: Any exception that Pillow raises for broken metadata.
     """
     alpha = None
     if image.has_transparency_data:
@@ -93,16 +93,16 @@ def side_data_of(image: Image.Image, exif: bytes | None) -> SideData:
         profile = None
     try:
         carried = carried_exif(exif) if exif else None
-    except RescaleError:  # broken: `find_losses` finds that it is missing
+    except RescaleError:  # broken, which `side_data_and_losses` reports
         carried = None
     return SideData(alpha, profile, carried)
 
 
 def find_exif(info: dict[str | tuple[int, int], Any]) -> bytes | None:
-    """Finds EXIF, as stored, among what Pillow has read from a file other than TIFF."""
+    """Finds EXIF, as stored, in the metadata that Pillow has read from a file other than TIFF."""
     if info.get("exif"):
         return bytes(info["exif"])
-    profile = info.get("Raw profile type exif")  # a text of ImageMagick's
+    profile = info.get("Raw profile type exif")  # written by ImageMagick
     if isinstance(profile, str):
         try:
             return bytes.fromhex("".join(profile.split("\n")[3:]))
@@ -112,10 +112,10 @@ def find_exif(info: dict[str | tuple[int, int], Any]) -> bytes | None:
 
 
 def png_info(data: bytes) -> dict[str | tuple[int, int], Any]:
-    """Reads the metadata of a PNG, wherever it is, as Pillow names it.
+    """Reads the metadata of a PNG, at any position, under Pillow's names.
 
     Raises:
-        OSError, SyntaxError, ValueError: If a chunk is broken, or runs past the end.
+        OSError, SyntaxError, ValueError: If a chunk is broken or exceeds the file.
     """
     stream = read_png_chunks(data, _PNG_CHUNKS)
     info: dict[str | tuple[int, int], Any] = {**stream.im_info}
@@ -124,15 +124,15 @@ def png_info(data: bytes) -> dict[str | tuple[int, int], Any]:
 
 
 def flattened(pixels: NDArray[Any], alpha: NDArray[np.uint8], color: Color) -> NDArray[Any]:
-    """Puts an image over a color.
+    """Composites an image over a background color.
 
     Args:
         pixels: (H, W, 3), uint8 or uint16; not multiplied by alpha.
         alpha: (H, W), uint8.
-        color: What shows through.
+        color: The background.
 
     Returns:
-        (H, W, 3) of the same type, rounded.
+        (H, W, 3) of the same dtype, rounded.
     """
     below = np.array(color, np.float32) * (np.iinfo(pixels.dtype).max / 255)
     result = np.empty_like(pixels)

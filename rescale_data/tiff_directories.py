@@ -16,7 +16,7 @@ from rescale_compat.errors import RescaleError
 __all__ = ["Directory", "Entry", "Order", "read_directories", "write_directories"]
 
 Order = Literal["<", ">"]
-"""Byte order, as `struct` writes it."""
+"""Byte order in the notation of `struct`."""
 
 _HEADERS: dict[bytes, tuple[Order, bool]] = {
     b"II*\0": ("<", False),
@@ -24,7 +24,7 @@ _HEADERS: dict[bytes, tuple[Order, bool]] = {
     b"II+\0": ("<", True),
     b"MM\0+": (">", True),
 }
-# Bytes of a value of each type; 16 to 18 are BigTIFF's.
+# Bytes of a value of each type; 16 to 18 are for BigTIFF.
 _SIZES = {
     1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
     16: 8, 17: 8, 18: 8,
@@ -38,9 +38,9 @@ class Entry:
     """The values of a tag.
 
     Attributes:
-        type: Type of the values, as TIFF numbers it.
+        type: TIFF's number of the type.
         values: The values as stored.
-        offset: Where they were read; 0 if they were not.
+        offset: Position from which they were read; 0 for new values.
     """
 
     type: int
@@ -64,7 +64,7 @@ def read_directories(
     Args:
         data: The structure.
         children: Tags that refer to a directory, which is read as well.
-        depth: Number of nested directories after which references are dropped.
+        depth: Maximum nesting of directories; deeper references are dropped.
 
     Raises:
         ValueError: If the structure is broken.
@@ -77,17 +77,17 @@ def read_directories(
         (start,) = reader.unpack("Q" if big else "L", 8 if big else 4)
         return reader.directory(start, depth), order
     except struct.error:
-        raise RescaleError("EXIF runs past its end") from None
+        raise RescaleError("EXIF is truncated") from None
 
 
 def write_directories(directory: Directory, order: Order, pinned: int) -> bytes:
-    """Writes a TIFF structure with one directory and what it refers to.
+    """Writes a TIFF structure with a directory and the directories that it refers to.
 
     Args:
-        directory: What to write.
+        directory: The directory.
         order: Byte order.
-        pinned: A tag whose values are written where they were read, unless that was far behind.
-            (The maker notes of cameras refer to places in the structure.)
+        pinned: A tag whose values keep the offset that they were read from, unless it is very
+            large. (The maker notes of cameras contain offsets in the structure.)
     """
     kept = next((e for e in _entries(directory, pinned) if _can_stay(e)), None)
     result = bytearray(8)
@@ -154,14 +154,14 @@ class _Reader:
         place = start + struct.calcsize(f"={counter}")
         for position in range(place, place + count * entry_size, entry_size):
             tag, kind, values = self.unpack("HHQ" if self.big else "HHL", position)
-            if kind not in _SIZES:  # of a later standard, to be ignored
+            if kind not in _SIZES:  # unknown types are ignored
                 continue
             length = values * _SIZES[kind]
             offset = position + entry_size - field_size
             if length > field_size:
                 (offset,) = self.unpack("Q" if self.big else "L", offset)
             if offset + length > len(self.data):
-                raise RescaleError("EXIF runs past its end")
+                raise RescaleError("EXIF is truncated")
             if tag not in self.children:
                 result.entries[tag] = Entry(kind, self.data[offset : offset + length], offset)
             elif depth > 0 and values == 1 and length in (4, 8):

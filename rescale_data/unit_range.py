@@ -1,4 +1,4 @@
-"""Converting samples to [0, 1] on the device that computes with them."""
+"""Conversion of samples to [0, 1] on their device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 def to_unit_range(pixels: Tensor) -> Tensor:
     """Returns uint8 samples as float32 in [0, 1], on their device; floats are returned as they are.
 
-    The result is that of `rescale_data.image_file.to_float` to the bit, on a GPU as well, with a
-    quarter of the bytes to copy to it.
+    The result is bitwise the same as that of `rescale_data.image_file.to_float`, also on a GPU, but
+    only a quarter of the bytes is copied to it.
 
     Raises:
         ValueError: If the samples are neither uint8 nor floating point.

@@ -59,7 +59,7 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Any]:
             f"{name}: not enough memory to load it, or it is damaged and requests too much"
         ) from error
     if not isinstance(checkpoint, Mapping):
-        raise RescaleError(f"{name}: holds a {type(checkpoint).__name__}, not a state dict")
+        raise RescaleError(f"{name}: contains a {type(checkpoint).__name__}, not a state dict")
     return dict(checkpoint)
 
 

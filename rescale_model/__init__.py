@@ -6,7 +6,7 @@ for BasicSR's own ``train.py`` and ``test.py``::
     plugin: !!python/name:rescale_model.register
 """
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 from rescale_model.registration import register
 

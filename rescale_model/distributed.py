@@ -66,7 +66,7 @@ def distribute(net: nn.Module, device: torch.device, opt: Mapping[str, Any]) -> 
     on_gpu = device.type == "cuda"
     if opt.get("sync_bn"):
         if not on_gpu:
-            raise RescaleError("option sync_bn: synchronised batch norm requires a GPU")
+            raise RescaleError("option sync_bn: synchronized batch norm requires a GPU")
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     return DistributedDataParallel(
         net,

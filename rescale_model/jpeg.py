@@ -1,4 +1,4 @@
-"""JPEG as an operation on tensors: the values of libjpeg, with a gradient."""
+"""JPEG compression of tensors: the values of libjpeg, with a gradient."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class JPEG:
     """Compresses and decompresses images.
 
     Args:
-        real: true: images are compressed by libjpeg, on the CPU, and gradients are those of the
-            differentiable JPEG of the same quality and chroma (straight-through estimator). false:
-            the differentiable JPEG alone.
+        real: whether images are compressed by libjpeg, on the CPU, with the gradients of the
+            differentiable JPEG (straight-through estimator); otherwise, the differentiable JPEG is
+            used for both.
     """
 
     def __init__(self, real: bool = True) -> None:
         self._real = real
         self._soft = DifferentiableJPEG()
-        self._threads = ThreadPoolExecutor(usable_cores(), "jpeg")  # started when used
+        self._threads = ThreadPoolExecutor(usable_cores(), "jpeg")  # threads start when needed
 
     def channel(self, setting: JPEGSetting) -> Callable[[Tensor], Tensor]:
         """Returns the JPEG as a function of images, (B, 3, H, W) in [0, 1], with a gradient."""
@@ -59,7 +59,7 @@ class JPEG:
         if x.is_cuda:
             real = real.pin_memory()
         real = to_unit_range(real.to(x.device, non_blocking=True)).permute(0, 3, 1, 2)
-        # The values are those of `real` exactly, and not finite where `x` is not.
+        # Exactly the values of `real`, but not finite where `x` is not.
         return real.to(soft.dtype) + (soft - soft.detach())
 
 

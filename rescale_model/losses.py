@@ -112,8 +112,8 @@ class GradientLoss(nn.Module):
     """Mean absolute difference of image gradients at several scales.
 
     The multi-scale gradient matching term of MiDaS (arXiv 1907.01341) on images: the gradients are
-    differences of neighbouring pixels, horizontal and vertical, and each scale is the average of
-    2 x 2 pixels of the one before. The terms are summed over directions and scales. It penalises
+    differences of neighboring pixels, horizontal and vertical, and each scale is the average of
+    2 x 2 pixels of the one before. The terms are summed over directions and scales. It penalizes
     blurred edges, large and small, and needs no trained network.
 
     Args:
@@ -127,7 +127,7 @@ class GradientLoss(nn.Module):
     def __init__(self, loss_weight: float = 1.0, scales: int = 4) -> None:
         super().__init__()
         if scales < 1:
-            raise RescaleError(f"GradientLoss: scales is {scales}: at least 1 is needed")
+            raise RescaleError(f"GradientLoss: scales is {scales}: expected at least 1")
         self.loss_weight = loss_weight
         self.scales = scales
 
@@ -143,8 +143,8 @@ class GradientLoss(nn.Module):
         height, width = pred.shape[-2:]
         if min(height, width) < 2**self.scales:
             raise RescaleError(
-                f"GradientLoss: images of {height} x {width} pixels: {self.scales} scales need at "
-                f"least {2**self.scales} x {2**self.scales}"
+                f"GradientLoss: images of {height} x {width} pixels: {self.scales} scales need "
+                f"at least {2**self.scales} x {2**self.scales}"
             )
         # As in EdgeLoss: all of it is linear before the absolute value, and [-1, 1] doubles it.
         difference = 2 * (pred - target)
@@ -156,7 +156,7 @@ class GradientLoss(nn.Module):
 
 
 class LPIPSLoss(nn.Module):
-    """Learned perceptual distance (LPIPS, CVPR 2018, arXiv 1801.03924), by the package ``lpips``.
+    """Learned perceptual distance (LPIPS, CVPR 2018, arXiv 1801.03924), from the package ``lpips``.
 
     Nothing is downloaded: the package includes its own weights; those of the backbone are read from
     a file.
@@ -178,7 +178,9 @@ class LPIPSLoss(nn.Module):
         super().__init__()
         self.loss_weight = loss_weight
         if net not in _BACKBONES:
-            raise RescaleError(f"LPIPSLoss: net is {net!r}: valid are {', '.join(_BACKBONES)}")
+            raise RescaleError(
+                f"LPIPSLoss: net is {net!r}: expected one of {', '.join(_BACKBONES)}"
+            )
         try:
             import lpips
         except ModuleNotFoundError as error:
@@ -211,7 +213,7 @@ class LPIPSLoss(nn.Module):
 
 
 def _total_variation(x: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours, summed over both directions."""
+    """Mean absolute difference of neighbors, summed over both directions."""
     return x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
 
 

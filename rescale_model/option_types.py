@@ -1,11 +1,11 @@
-"""Types of options that name something registered: a network, a loss, an optimiser, a metric."""
+"""Types of options that select a registered network, loss, optimizer, scheduler or dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 import torch
@@ -37,24 +37,24 @@ del OPTIMIZERS["Optimizer"]
 
 
 class TypedKeywords(Keywords):
-    """Keywords beside the name of what takes them."""
+    """Keyword arguments together with the name of a class or function."""
 
     type: str = Field(description="name of the class or function")
 
 
 class _OtherDataset(LoaderOptions):
-    """What is known of a data set that declares no options."""
+    """Options of a dataset that does not declare any: only those of the loader are checked."""
 
     model_config = ConfigDict(extra="allow")
 
 
 def find(registry: Registry | Mapping[str, Any], name: Any) -> Any:
-    """What is registered as ``name``.
+    """Returns the entry ``name`` of a registry.
 
     Raises:
-        ValueError: nothing is.
+        ValueError: there is none.
     """
-    # BasicSR registers some classes of its own with a suffix, and finds them without it
+    # BasicSR registers some of its classes with a suffix that names need not have.
     key = f"{name}_basicsr" if f"{name}_basicsr" in registry else name
     if not isinstance(name, str) or key not in registry:
         known: Iterable[str] = registry.keys()
@@ -68,9 +68,9 @@ def keywords_of(
     required: tuple[str, ...] = (),
     base: type[BaseModel] = TypedKeywords,
 ) -> DeclaredBy:
-    """Annotates a mapping with the ``type`` of something registered and keywords for it.
+    """Annotates a mapping that contains the ``type`` of a registered object and its keywords.
 
-    For the arguments see :func:`from_signature`.
+    For the arguments, see :func:`from_signature`.
     """
 
     def declaration(given: dict[Any, Any]) -> type[BaseModel]:
@@ -81,7 +81,7 @@ def keywords_of(
 
 
 def declaration_of(given: dict[Any, Any]) -> type[BaseModel]:
-    """The options of the data set that ``type`` names; of others those of its loader."""
+    """The options declared by the dataset ``type``; if it declares none, those of its loader."""
     cls = find(DATASET_REGISTRY, given.get("type"))
     declaration: type[BaseModel] = getattr(cls, "OPTIONS", _OtherDataset)
     return declaration
@@ -90,14 +90,14 @@ def declaration_of(given: dict[Any, Any]) -> type[BaseModel]:
 def _check_name(name: Any, info: ValidationInfo) -> Any:
     phase = str(name).partition("_")[0]
     if in_training(info) and not (name == "train" or phase == "val"):
-        raise RescaleError("valid names are train, val, val_1, ..")
+        raise RescaleError("expected the names train, val, val_1, ..")
     if in_testing(info) and phase not in ("test", "val"):
-        raise RescaleError("valid names are test, test_1, ..")
+        raise RescaleError("expected the names test, test_1, ..")
     return name
 
 
 def _add_phases(datasets: Any, info: ValidationInfo) -> Any:
-    """As BasicSR does, from the names."""
+    """Adds ``phase`` to each dataset according to its name, like BasicSR."""
     if not isinstance(datasets, dict):
         return datasets
     if in_training(info) and "train" not in datasets:

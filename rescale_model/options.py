@@ -1,9 +1,9 @@
-"""Checking option files before anything starts.
+"""Validation of option files before a run starts.
 
-BasicSR reads keys with ``get`` and so takes a misspelt one for an absent one. Here an option file
-is read safely (BasicSR itself trusts it and would run what it asks for), and everything that is
-wrong with it is reported at once. What an option file may hold is declared by the registered
-classes: models and data sets as ``OPTIONS``, networks, losses and metrics by their keywords.
+BasicSR reads options with ``get``, so a misspelled option is silently ignored. Here, an option file
+is loaded safely (BasicSR's loader executes code that a file contains), and all problems are
+reported at once. Valid options are declared by the registered classes: by models and datasets as
+``OPTIONS``, by networks, losses and metrics as keyword arguments.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 import yaml
@@ -25,40 +25,40 @@ from rescale_model.option_types import find
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe: a ``!!python/name:`` line, as of the plugin, is read as text."""
+    """A safe loader that reads ``!!python/name:`` tags, as of the plugin, as strings."""
 
 
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", lambda _, name, __: name)
 
 
 def read_options(path: str) -> dict[str, Any]:
-    """Reads an option file without running anything that it asks for.
+    """Reads an option file without executing code that it contains.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no YAML mapping.
+        ValueError: it is not a YAML mapping.
     """
     with open(path, encoding="utf-8") as file:
         try:
             options = yaml.load(file, Loader=_Loader)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a 13th month
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an invalid date
             raise RescaleError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
-        raise RescaleError(f"{path}: no option file, its top level is not a mapping")
+        raise RescaleError(f"{path}: not an option file: its top level is not a mapping")
     return options
 
 
 def check_options(path: str, *, is_train: bool, forced: Sequence[str] = ()) -> None:
-    """Checks an option file of a model that declares its options; others are left alone.
+    """Checks an option file, if its model declares its options.
 
     Args:
         path: the file.
         is_train: whether it is for training or for testing.
-        forced: what ``--force_yml`` puts in place of the file's: ``train:ema_decay=0.999``.
+        forced: arguments of ``--force_yml``, which replace options: ``train:ema_decay=0.999``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: lists everything that is wrong.
+        ValueError: lists all problems.
     """
     options = read_options(path)
     lines = [*_force(options, forced), *_problems(options, is_train)]
@@ -67,7 +67,7 @@ def check_options(path: str, *, is_train: bool, forced: Sequence[str] = ()) -> N
 
 
 def _force(options: dict[str, Any], forced: Iterable[str]) -> Iterator[str]:
-    """Sets what ``--force_yml`` says, as BasicSR will."""
+    """Applies ``--force_yml`` like BasicSR, and yields problems."""
     for entry in forced:
         keys, equals, value = entry.partition("=")
         *sections, key = (part.strip() for part in keys.split(":"))
@@ -75,7 +75,7 @@ def _force(options: dict[str, Any], forced: Iterable[str]) -> Iterator[str]:
         for name in sections:
             section = section.get(name) if isinstance(section, dict) else None
         if not equals or "=" in value:
-            yield f"--force_yml {entry}: train:ema_decay=0.999 is an example of what is needed"
+            yield f"--force_yml {entry}: expected, for example, train:ema_decay=0.999"
         elif not isinstance(section, dict):
             yield f"--force_yml {entry}: there is no section {':'.join(sections)}"
         else:
@@ -101,7 +101,7 @@ def _problems(options: dict[str, Any], is_train: bool) -> list[str]:
 
 
 def _misplaced(place: tuple[int | str, ...], options: dict[str, Any]) -> str:
-    """What an option that its model or data set does not have belongs to, if anything."""
+    """Names the models or datasets that an unknown option belongs to; empty if none."""
     registry, here, within = MODEL_REGISTRY, options["model_type"], place
     if place[0] == "datasets" and len(place) > 2:
         here, within = options["datasets"][place[1]]["type"], place[2:]

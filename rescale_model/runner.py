@@ -161,7 +161,7 @@ def _parse_options(root: str, is_train: bool) -> tuple[dict[str, Any], argparse.
     if is_ours and count > 1 and not opt["dist"] and _asked_for(arguments, "num_gpu") == "auto":
         opt["num_gpu"] = 1
         print(
-            f"num_gpu: auto uses one of the {count} GPUs; to use all: torchrun --nproc_per_node "
+            f"num_gpu: auto uses one of {count} GPUs; to use all: torchrun --nproc_per_node "
             f"{count} $(which rescale) .. --launcher pytorch",
             file=sys.stderr,
         )
@@ -211,7 +211,7 @@ class _Training:
     def load_resume_state(self, opt: dict[str, Any]) -> dict[str, Any] | None:
         """Replaces BasicSR's function, which needs a GPU, accepts any file, and ignores seeds.
 
-        The state is loaded on the CPU; the optimisers move it to their device.
+        The state is loaded on the CPU; the optimizers move it to their device.
         """
         agree_on_seed(opt)
         path = opt["path"].get("resume_state")

@@ -1,4 +1,4 @@
-"""The options of networks, losses, optimisers and metrics: the keywords that they take."""
+"""Declaring the keyword arguments of networks, losses, optimizers and metrics as options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rescale_data.option_schema import alternatives, declared
 
 
 class Keywords(BaseModel):
-    """What declarations from signatures have in common."""
+    """Base class of declarations created from signatures."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -31,17 +31,17 @@ def from_signature(
 ) -> type[BaseModel]:
     """Declares the keywords of a class or function as options.
 
-    Types are those of the annotations or, where there is none, of the defaults. A class whose
-    constructor has ``**kwargs`` takes any option.
+    Types are taken from annotations or, where there is none, from defaults. A class whose
+    constructor has ``**kwargs`` accepts any option.
 
     Args:
-        target: the class or function; its docstring's ``Args:`` say what the options mean.
-        supplied: keywords that are no options, as the program passes them itself.
-        required: keywords that are needed though they have a default.
-        base: declares further options, which replace keywords of the same name.
+        target: the class or function; descriptions are taken from ``Args:`` in its docstring.
+        supplied: keywords that are not options, since the program passes them.
+        required: keywords that are required although they have a default.
+        base: declaration of further options, which replace keywords of the same name.
     """
     parameters = inspect.signature(target).parameters
-    # functions are metrics: with **kwargs, BasicSR's swallow what is meant for others
+    # functions are metrics, and BasicSR's accept and ignore any keyword
     is_open = inspect.isclass(target) and any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
     )
@@ -54,7 +54,7 @@ def from_signature(
         if not named or name in supplied or name in declared(base):
             continue
         has_default = parameter.default is not parameter.empty and name not in required
-        # an alias, as pydantic does not take every name for a field
+        # an alias, since pydantic does not allow every field name
         fields[f"option_{name}"] = (
             _expressible(hints[name]) if name in hints else _kind_of(parameter.default),
             Field(
@@ -67,7 +67,7 @@ def from_signature(
 
 
 def described_arguments(target: Any) -> dict[str, str]:
-    """The section ``Args:`` of a docstring: name -> text, in one line."""
+    """The ``Args:`` section of a docstring: name -> description in one line."""
     lines = inspect.cleandoc(target.__doc__ or "").splitlines()
     if "Args:" not in lines:
         return {}
@@ -88,12 +88,12 @@ def described_arguments(target: Any) -> dict[str, str]:
 def _hints(target: Any) -> dict[str, Any]:
     try:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (AttributeError, NameError, TypeError):  # of names that only a type checker sees
+    except (AttributeError, NameError, TypeError):  # names imported for type checkers only
         return {}
 
 
 def no_text_numbers(value: Any) -> Any:
-    """Validates that nothing in ``value`` is a number that YAML takes for text."""
+    """Validates that ``value`` contains no number that YAML reads as a string, such as ``1e-4``."""
     for place, text in text_numbers(value):
         raise PydanticCustomError("text_number", "", {"place": place, "text": text})
     return value
@@ -103,7 +103,7 @@ _Unknown = Annotated[Any, AfterValidator(no_text_numbers)]
 
 
 def _kind_of(default: Any) -> Any:
-    """The type of a keyword without annotation; an integer may stand for any number."""
+    """The type of a keyword without annotation; an integer default allows any number."""
     if isinstance(default, bool | str):
         return type(default)
     if isinstance(default, int | float):
@@ -112,18 +112,18 @@ def _kind_of(default: Any) -> Any:
 
 
 def _list(item: Any) -> Any:
-    return Annotated[list[item], Strict(False)]  # a tuple is fine as well
+    return Annotated[list[item], Strict(False)]  # tuples are also accepted
 
 
 def _expressible(annotation: Any) -> Any:
-    """The part of an annotation that YAML can express; Any where there is none.
+    """The part of an annotation that YAML can express; Any if there is none.
 
-    A sequence of whatever kind is a list in YAML.
+    Every kind of sequence becomes a list.
     """
     kinds = [kind for kind in map(_plain, alternatives(annotation)) if kind is not Any]
     if not kinds or kinds == [NoneType]:
         return Any
-    return Union[tuple(kinds)]  # noqa: UP007  of types that are known at run time only
+    return Union[tuple(kinds)]  # noqa: UP007  types known only at run time
 
 
 def _plain(annotation: Any) -> Any:

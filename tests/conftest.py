@@ -1,4 +1,4 @@
-"""What every test shares: few threads, fixed seeds, and some real pictures."""
+"""Shared by all tests: few threads, fixed seeds, and some real images."""
 
 import os
 import random
@@ -46,7 +46,7 @@ def _auto_is_fp32() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The file of a tiny AIDN with random weights; a test file may have weights of its own."""
+    """The file of a tiny AIDN with random weights; test modules may override it."""
     import torch
 
     from rescale_arch import AIDN
@@ -60,8 +60,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of four small PNG pictures, RGB and 8-bit, of even, odd and uneven sizes.
+def hr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four small PNG images, RGB and 8-bit, of even and odd sizes.
 
     Session-wide: copy it before writing into it.
     """
@@ -81,12 +81,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lmdb(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pictures in an LMDB."""
+def lmdb(hr_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in an LMDB."""
     from rescale_data.prepare import build_lmdb
 
     path = tmp_path_factory.mktemp("data") / "train.lmdb"
-    build_lmdb(pictures, path)
+    build_lmdb(hr_folder, path)
     return path
 
 

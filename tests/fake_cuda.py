@@ -1,11 +1,11 @@
-"""Runs code as if on a CUDA device, where there is none: shapes, dtypes and devices, no values.
+"""Runs code as if on a CUDA device, without a GPU: shapes, dtypes and devices, but no values.
 
 Inside ``fake_cuda()`` tensors are FakeTensors of PyTorch: they have a shape, a dtype and a device,
 but no contents; a CPU build of PyTorch is enough. Dispatch, autograd and autocast run as they
-would. So a test sees devices, dtypes, memory formats, and what would make the host wait for the
-GPU. It sees no numbers, and no kernel runs.
+would. A test can thus check devices, dtypes, memory formats, and synchronization of the host with
+the GPU, but not values, and no kernel runs.
 
-How to use it::
+Usage::
 
     def test_step() -> None:
         with fake_cuda() as gpu:
@@ -18,13 +18,13 @@ How to use it::
                 (restored - hr).abs().mean().backward()
                 optimizer.step()
 
-``gpu.no_sync()`` raises `HostSync` at the line that would wait: ``.item()``, ``.cpu()``,
+``gpu.no_sync()`` raises `HostSync` at the line that would synchronize: ``.item()``, ``.cpu()``,
 ``nonzero``, ``bool(x)``, indexing by a mask, ``bincount``, ``torch.linalg.inv`` (which checks its
 result), ``x.new_tensor([..])``, ``torch.tensor(.., device="cuda")``, other copies between host and
-device. Where the test itself has to copy, ``with gpu.allowed():`` lets it; where the code under
-test may make so many copies to the device, such as that of the batch,
-``gpu.no_sync(copies_to_device=1)``. ``gpu.syncs()`` collects the same instead of raising; an entry
-has the operator and the calling line.
+device. ``with gpu.allowed():`` permits copies by the test itself, and
+``gpu.no_sync(copies_to_device=1)`` a number of copies to the device by the code under test, such as
+that of the batch. ``gpu.syncs()`` collects synchronizations instead of raising; an entry has the
+operator and the calling line.
 
 A tensor on the wrong device raises RuntimeError at the operator, anywhere inside ``fake_cuda()``.
 A device ``"cuda"`` without an index is taken as ``cuda:0``. What reads values (``.item()``, ``if
@@ -78,11 +78,11 @@ _COPYING = {aten._to_copy, aten.copy_, aten._copy_from}
 
 
 class HostSync(AssertionError):
-    """The host would wait for the GPU here."""
+    """The host would synchronize with the GPU here."""
 
 
 class Sync(NamedTuple):
-    """Something that would make the host wait."""
+    """A synchronization of the host with the GPU."""
 
     operator: str
     """Such as ``aten.nonzero.default``, or ``copy cpu -> cuda:0``."""
@@ -104,7 +104,7 @@ class Memory:
 
 
 class FakeGPU:
-    """What ``fake_cuda()`` gives."""
+    """The context that ``fake_cuda()`` yields."""
 
     device = torch.device("cuda", 0)
 
@@ -142,7 +142,7 @@ class FakeGPU:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Lets copies and waiting through, inside `no_sync` or `syncs`."""
+        """Permits copies and synchronization inside `no_sync` or `syncs`."""
         before, self._is_allowed = self._is_allowed, True
         try:
             yield
@@ -157,7 +157,7 @@ def fake_cuda() -> Iterator[FakeGPU]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with ExitStack() as stack:
         for target, replacement in (
-            # autocast turns itself off where there is no GPU
+            # autocast disables itself without a GPU
             ("torch.cuda.amp.common.amp_definitely_not_available", _false),
             ("torch.cuda.is_bf16_supported", _true),
             ("torch.autograd.backward", backward),
@@ -216,7 +216,7 @@ def _is_fake(leaf: Any) -> bool:
 
 
 def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
-    """What is to be reported of the call of an operator, if anything."""
+    """The synchronization that a call of an operator causes, if any."""
     packet = func.overloadpacket
     if packet in _COPYING:
         if packet is aten._to_copy:
@@ -226,7 +226,7 @@ def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
         goes_on = kwargs.get("non_blocking", False)
         if packet is aten.copy_ and len(args) > 2:
             goes_on = args[2]
-        # Only the way to the device goes on by itself: a result on the host has to be awaited.
+        # Only copies to the device are asynchronous: a result on the host has to be awaited.
         if {target.type, source.type} != {"cuda", "cpu"} or (goes_on and target.type == "cuda"):
             return None
         return f"copy {source.type} -> {target.type}"
@@ -271,7 +271,7 @@ def _device_guard() -> Iterator[None]:
 
 
 class _PythonInterface(TorchFunctionMode):
-    """What has to differ for FakeTensors in Python's half of PyTorch.
+    """Replacements in PyTorch's Python interface for FakeTensors.
 
     CUDA devices get their index, which a CPU build of PyTorch cannot look up; attention takes a
     fused kernel; and ``deepcopy`` does not copy the FakeTensorMode along with a tensor, which frees

@@ -31,7 +31,7 @@ def tensor_for(key: str, shape: tuple, frozen: torch.Tensor) -> torch.Tensor:
     ):
         value = np.linalg.qr(value)[0]  # invertible 1x1 convolution: orthogonal
     elif key.endswith("embedding.weight"):
-        value *= 0.1  # code book: near the features, so that many codes are used
+        value *= 0.1  # codebook: near the features, so that many codes are used
     elif len(shape) == 1:
         value = (
             1.0 + 0.1 * value if key.endswith("weight") else 0.05 * value
@@ -53,7 +53,7 @@ def fill(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def image(seed: int, height: int, width: int) -> np.ndarray:
-    """A smooth synthetic RGB picture, float32 in [0, 1], shape (1, 3, height, width)."""
+    """A smooth synthetic RGB image, float32 in [0, 1], shape (1, 3, height, width)."""
     rng = np.random.RandomState(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     out = np.zeros((3, height, width))

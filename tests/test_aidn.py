@@ -75,7 +75,7 @@ def test_images_of_a_batch_are_independent(options: dict[str, Any]) -> None:
 
 @torch.inference_mode()
 def test_axes_have_their_own_factor() -> None:
-    """Transposing the picture and the pair transposes the result, if the kernels are symmetric."""
+    """Transposing the image and the pair transposes the result, if the kernels are symmetric."""
     net = tiny()
     for parameter in net.parameters():
         if parameter.dim() >= 4 and parameter.shape[-1] == 3:
@@ -219,7 +219,7 @@ def test_sampling_compiles_for_any_size_on_a_gpu(device: str) -> None:
     assert samplings.seen == {("grid_sampler_2d", False)}
 
 
-def test_experts_are_initialised_one_by_one() -> None:
+def test_experts_are_initialized_one_by_one() -> None:
     torch.manual_seed(0)
     pool = torch.empty(4, 64, 32, 3, 3)
     init_experts(pool)
@@ -319,7 +319,7 @@ def test_channels_last_changes_nothing(options: dict[str, Any]) -> None:
         ({"quantization": "hard"}, "quantization is 'hard'"),
         ({"jpeg_quality": 101}, "jpeg_quality is 101"),
         ({"down_num_feat": 12}, "down_num_feat is 12"),
-        ({"down_unshuffle": 0}, "down_unshuffle is 0: valid are 1 to 4"),
+        ({"down_unshuffle": 0}, "down_unshuffle is 0: expected 1 to 4"),
         ({"down_unshuffle": 2, "fixed_scale": 2}, "down_unshuffle is 2: .* fixed_scale needs 1"),
     ],
 )

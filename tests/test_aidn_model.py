@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import pytest
 import torch
@@ -47,11 +47,11 @@ def same(a: Weights, b: Weights) -> bool:
 
 
 @pytest.fixture
-def make(pictures: Path, tmp_path: Path) -> Make:
+def make(hr_folder: Path, tmp_path: Path) -> Make:
     """Builds a model that trains, with changed options."""
 
     def build(**changes: Any) -> AIDNModel:
-        options = train_options(pictures, pictures)
+        options = train_options(hr_folder, hr_folder)
         torch.manual_seed(0)
         named = {name.replace("__", ": "): value for name, value in changes.items()}
         return AIDNModel(model_options(changed(options, named), tmp_path, is_train=True))
@@ -60,11 +60,13 @@ def make(pictures: Path, tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def load(pictures: Path, tmp_path: Path) -> Callable[..., Weights]:
+def load(hr_folder: Path, tmp_path: Path) -> Callable[..., Weights]:
     """Loads a file as a test does and returns the network's weights."""
 
     def run(path: Path, **entries: Any) -> Weights:
-        options = changed(test_options(pictures, path), {"path": {"pretrain_network_g": str(path)}})
+        options = changed(
+            test_options(hr_folder, path), {"path": {"pretrain_network_g": str(path)}}
+        )
         options["path"] |= entries
         model = AIDNModel(model_options(options, tmp_path, is_train=False))
         weights: Weights = model.net_g.state_dict()
@@ -164,7 +166,7 @@ def test_without_the_option_the_jpeg_is_that_of_the_network(make: Make) -> None:
 
 
 def test_random_jpeg_is_for_a_network_with_jpeg(make: Make) -> None:
-    with pytest.raises(ValueError, match="option train: jpeg: the network has no JPEG: set netw"):
+    with pytest.raises(ValueError, match="option train: jpeg requires netw"):
         make(train__jpeg={})
 
 
@@ -235,25 +237,25 @@ def test_only_down_net_learns_from_the_teacher_at_first(make: Make, teacher: Pat
 
 
 def test_a_teacher_has_to_fit(make: Make, teacher: Path) -> None:
-    with pytest.raises(ValueError, match="teacher_iter needs the teacher"):
+    with pytest.raises(ValueError, match="teacher_iter requires path: pretrain_network_teacher"):
         make(train__teacher_iter=2)
     with pytest.raises(ValueError, match=r"teacher\.safetensors does not fit AIDN: .* up_net"):
         make(network_g__num_feat=16, path__pretrain_network_teacher=str(teacher))
     with pytest.raises(
-        ValueError, match="either pretrain_network_small or pretrain_network_teacher"
+        ValueError, match="only one of pretrain_network_small, pretrain_network_teacher"
     ):
         make(path__pretrain_network_small=str(teacher), path__pretrain_network_teacher=str(teacher))
     vqgan = teacher.with_name("vqgan.safetensors")
     net = VQGAN(ch=32, ch_mult=(1, 2), attn_resolutions=(), z_channels=4, embed_dim=4, n_embed=4)
     save_weights(vqgan, net.state_dict())
-    with pytest.raises(ValueError, match=r"vqgan\.safetensors: an AIDN is needed as a teacher"):
+    with pytest.raises(ValueError, match=r"vqgan\.safetensors: expected an AIDN as the teacher"):
         make(path__pretrain_network_teacher=str(vqgan))
 
 
 def test_a_network_starts_from_one_file(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "small.safetensors"
     save_weights(path, network(1).state_dict())
-    with pytest.raises(ValueError, match="either pretrain_network_g or pretrain_network_small"):
+    with pytest.raises(ValueError, match="only one of pretrain_network_g, pretrain_network_small"):
         make(path__pretrain_network_g=str(path), path__pretrain_network_small=str(path))
     with pytest.raises(ValueError, match=r"small\.safetensors: num_block is 1, less than 2"):
         make(network_g__num_block=1, path__pretrain_network_small=str(path))
@@ -298,7 +300,7 @@ def test_the_average_takes_a_few_kernels_however_many_tensors_there_are(make: Ma
     assert count.calls == 3  # parameters, batch statistics, their numbers of batches
 
 
-def test_any_optimiser_of_torch(make: Make) -> None:
+def test_any_optimizer_of_torch(make: Make) -> None:
     model = make(train__optim_g={"type": "AdamW", "lr": 1e-3, "weight_decay": 0.1})
     assert type(model.optimizer_g) is torch.optim.AdamW
     assert model.optimizer_g.param_groups[0]["weight_decay"] == 0.1
@@ -321,11 +323,11 @@ def test_half_precision_keeps_the_weights_in_full(make: Make) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train__optim_g": {"type": "Adamm", "lr": 1}}, "torch.optim has no optimiser 'Adamm'"),
+        ({"train__optim_g": {"type": "Adamm", "lr": 1}}, "torch.optim has no optimizer 'Adamm'"),
         ({"train__guide_opt": ...}, "train: guide_opt is missing: AIDNModel needs it"),
-        ({"train__guide_weights": [3, 10]}, "train: guide_weights is \\[3, 10\\]: needed are"),
-        ({"train__guide_weights": {2.5: 10}}, "train: guide_weights is {2.5: 10}: needed are"),
-        ({"train__guide_weights": {2: math.nan}}, "train: guide_weights is {2: nan}: needed are"),
+        ({"train__guide_weights": [3, 10]}, "train: guide_weights is \\[3, 10\\]: expected"),
+        ({"train__guide_weights": {2.5: 10}}, "train: guide_weights is {2.5: 10}: expected"),
+        ({"train__guide_weights": {2: math.nan}}, "train: guide_weights is {2: nan}: expected"),
         ({"val__scales": None}, "val: scales is missing"),
         ({"network_g__num_feat": 12}, "num_feat is 12"),
     ],
@@ -337,7 +339,9 @@ def test_wrong_options(make: Make, changes: dict[str, Any], message: str) -> Non
 
 def test_an_unknown_precision(make: Make) -> None:
     model = make(train__precision="fp16")
-    with pytest.raises(ValueError, match="train: precision is 'fp16': valid are auto, fp32, bf16"):
+    with pytest.raises(
+        ValueError, match="train: precision is 'fp16': expected one of auto, fp32, bf16"
+    ):
         step(model, 1)
 
 
@@ -397,7 +401,7 @@ def test_safetensors_and_bare_state_dicts(load: Callable[..., Weights], tmp_path
         assert same(load(tmp_path / name), weights)
 
 
-def test_what_does_not_fit_is_listed(load: Callable[..., Weights], tmp_path: Path) -> None:
+def test_entries_that_do_not_match_are_listed(load: Callable[..., Weights], tmp_path: Path) -> None:
     weights = network(1).state_dict()
     lost = weights.pop("up_net.head.0.bias")
     weights["up_net.head.0.bais"] = lost
@@ -413,7 +417,7 @@ def test_what_does_not_fit_is_listed(load: Callable[..., Weights], tmp_path: Pat
     assert "down_net.head.0.bias (3,) for (8,)" in message
 
 
-def test_what_fits_is_taken_from_a_fixed_scale(
+def test_matching_entries_are_loaded_from_a_fixed_scale(
     make: Make, tmp_path: Path, load: Callable[..., Weights]
 ) -> None:
     fixed = network(1, fixed_scale=4).state_dict()
@@ -432,7 +436,7 @@ def test_what_fits_is_taken_from_a_fixed_scale(
     assert same(model.net_g_ema.state_dict(), loaded)
 
 
-def test_nothing_in_common_is_refused(make: Make, tmp_path: Path) -> None:
+def test_weights_without_common_entries_are_rejected(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"params": {"conv.weight": torch.zeros(3, 3)}}, path)
     with pytest.raises(ValueError, match=r"other\.pth shares no entry with AIDN"):

@@ -1,4 +1,4 @@
-"""AIDN in bands and strips against the layers run one after the other on the whole picture."""
+"""AIDN in bands and strips against the layers run one after the other on the whole image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Pair = tuple[float, float]
 
 @pytest.fixture(autouse=True)
 def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strips of few rows, so that small pictures have many of them."""
+    """Strips of few rows, so that small images have many of them."""
     monkeypatch.setattr(streaming, "_LEAST_ROWS", 9)
     monkeypatch.setattr(streaming, "_STRIP_BYTES", (1, 1))
 
 
 def network(offsets: float = 1.0, fixed_scale: int | None = None, **more: Any) -> AIDN:
-    """A network whose learnt offsets are ``offsets`` times as large as at the start of training."""
+    """A network whose learned offsets are ``offsets`` times their initial size."""
     torch.manual_seed(0)
     options = TINY if fixed_scale is None else {"num_feat": 8, "num_block": 2}
     net = AIDN(**options, **more, fixed_scale=fixed_scale).eval().requires_grad_(False)
@@ -46,7 +46,7 @@ def layer_by_layer(net: AIDN, hr: Tensor, lr: Tensor, scale: float | Pair) -> tu
 
 
 class Canvas:
-    """A picture that is read and written in regions, each pixel written once."""
+    """An image that is read and written in regions, each pixel written once."""
 
     def __init__(self, source: Tensor, size: tuple[int, int]) -> None:
         self.source = source
@@ -141,7 +141,7 @@ def test_tiles_of_a_fixed_scale_give_what_the_whole_does(
 
 
 def test_the_margin_of_the_start_does_not_always_suffice() -> None:
-    """Otherwise the property above would be idle."""
+    """Otherwise, the property above would test nothing."""
     net = network(300.0)
     seen: list[Tensor] = []
     net.up_net.sa_sample.offset.register_forward_hook(lambda _, __, out: seen.append(out))
@@ -189,7 +189,7 @@ def test_a_batch_runs_in_strips(unshuffle: int) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_synchronised_batch_norm_runs_in_tiles() -> None:
+def test_synchronized_batch_norm_runs_in_tiles() -> None:
     """As `sync_bn` makes it."""
     net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network(10.0))
     assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in net.modules())
@@ -215,7 +215,7 @@ def test_an_engine_can_be_chosen() -> None:
 
 
 @torch.no_grad()
-def test_regions_do_not_grow_with_the_picture() -> None:
+def test_regions_do_not_grow_with_the_image() -> None:
     net = network()
     largest = []
     for side in (90, 200):
@@ -260,7 +260,7 @@ def test_half_precision_networks_place_samples_exactly(
 
 
 @torch.no_grad()
-def test_weights_that_are_no_numbers_show() -> None:
+def test_nan_weights_give_nan_results() -> None:
     net = network()
     net.up_net.get_parameter("sa_sample.offset.bias").fill_(torch.nan)
     net.up_net.get_parameter("sa_sample.body.2.bias").fill_(torch.nan)

@@ -17,20 +17,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def folder(tmp_path: Path, pictures: Path) -> Path:
+def folder(tmp_path: Path, hr_folder: Path) -> Path:
     """A folder with a copy of BasicSR and an LMDB in it, and nothing else."""
     spec = find_spec("basicsr")
     assert spec is not None and spec.submodule_search_locations
     copytree(spec.submodule_search_locations[0], tmp_path / "basicsr")
-    build_lmdb(pictures, tmp_path / "train.lmdb")
+    build_lmdb(hr_folder, tmp_path / "train.lmdb")
     return tmp_path
 
 
-def test_its_scripts_train_and_test_and_the_command_goes_on(
-    folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_its_scripts_train_and_test_and_the_command_continues(
+    folder: Path, hr_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = changed(
-        train_options(folder / "train.lmdb", pictures),
+        train_options(folder / "train.lmdb", hr_folder),
         {"train: total_iter": 8, "logger: save_checkpoint_freq": 4, "val: val_freq": 4},
     )
     experiment = folder / "experiments" / "small"
@@ -45,7 +45,7 @@ def test_its_scripts_train_and_test_and_the_command_goes_on(
     weights = experiment / "models" / "net_g_latest.pth"
     assert torch.load(weights).keys() == {"params", "params_ema", "config"}
 
-    tests = test_options(pictures, weights)
+    tests = test_options(hr_folder, weights)
     path = write_options(folder / "test.yml", tests)
     with monkeypatch.context() as context:  # without the hook that starts with Python
         context.setenv("RESCALE_COMPAT", "0")

@@ -1,4 +1,4 @@
-"""The benchmark: its pictures, its figures against single tests, its tables, and what it costs."""
+"""The benchmark: images, results against those of single tests, tables, and costs."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ METRICS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def sets(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures in Set5/HR, one in Set14."""
+def sets(hr_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images in Set5/HR, one in Set14."""
     root = tmp_path_factory.mktemp("sets")
     for folder, names in (("Set5/HR", ("chelsea", "coffee")), ("Set14", ("rocket",))):
         (root / folder).mkdir(parents=True)
         for name in names:
-            shutil.copy(pictures / f"{name}.png", root / folder)
+            shutil.copy(hr_folder / f"{name}.png", root / folder)
     (root / "Set5" / "LRx2").mkdir()
     return root
 
@@ -114,9 +114,9 @@ def rows(results: Path) -> list[dict[str, str]]:
 
 def test_every_combination_is_there_once(rows: list[dict[str, str]]) -> None:
     found = [tuple(list(row.values())[:5]) for row in rows]
-    pictures = [("Set5", "chelsea"), ("Set5", "coffee"), ("Set14", "rocket")]
-    expected = product(pictures, FILES, ("bicubic", "first", "second"), ("x1.5", "x3"))
-    assert sorted(found) == sorted((*picture, *rest) for picture, *rest in expected)
+    images = [("Set5", "chelsea"), ("Set5", "coffee"), ("Set14", "rocket")]
+    expected = product(images, FILES, ("bicubic", "first", "second"), ("x1.5", "x3"))
+    assert sorted(found) == sorted((*image, *rest) for image, *rest in expected)
     assert list(rows[0])[5:] == list(METRICS)
 
 
@@ -157,7 +157,7 @@ def test_jpeg_costs_bicubic_as_well(rows: list[dict[str, str]]) -> None:
             assert float(clean["lr_psnr_y"]) == math.inf > float(row["lr_psnr_y"])
 
 
-def test_pictures_are_kept_if_asked_for(results: Path, sets: Path, weights: Path) -> None:
+def test_images_are_kept_if_asked_for(results: Path, sets: Path, weights: Path) -> None:
     folder = results / "visualization" / "Set5"
     hr = read_image(folder / "coffee_x1.5_jpeg75_second_hr.png")
     assert hr.shape == read_image(sets / "Set5" / "HR" / "coffee.png").shape
@@ -172,7 +172,7 @@ def test_pictures_are_kept_if_asked_for(results: Path, sets: Path, weights: Path
 # tables -----------------------------------------------------------------------------------------
 
 
-def test_the_json_holds_means_costs_and_pictures(results: Path, rows: list[dict[str, str]]) -> None:
+def test_the_json_holds_means_costs_and_images(results: Path, rows: list[dict[str, str]]) -> None:
     text = (results / "benchmark.json").read_text()
     assert "Infinity" not in text and "NaN" not in text
     content = json.loads(text)
@@ -218,7 +218,7 @@ def test_the_plot_has_a_panel_for_each_set_and_file(results: Path) -> None:
     assert (width, height) == (2 * 600, 2 * 480)
 
 
-def test_what_was_not_measured_is_not_made_up() -> None:
+def test_missing_measurements_are_left_empty() -> None:
     row = {"set": "a", "image": "b", "lr_file": "png", "method": "m", "scale": "x2", "p": 1.0}
     report = ComparisonReport(
         {"p": {"type": "calculate_psnr"}}, [row], {"m": Cost(1, {"x2": 2}, None)}, ""
@@ -230,11 +230,11 @@ def test_what_was_not_measured_is_not_made_up() -> None:
 def test_the_log_has_the_first_metric_and_what_was_left_out(results: Path) -> None:
     (log,) = results.glob("test_compared_*.log")
     text = log.read_text()
-    assert "BSD100 is skipped: no folder" in text
+    assert "BSD100 is skipped: there is no folder" in text
     assert "| Set14 | jpeg75 | second |" in text
 
 
-def test_effort_is_a_method_of_its_own(
+def test_effort_is_a_separate_method(
     options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "measure_cost", cost._measure)
@@ -256,7 +256,7 @@ def test_effort_is_a_method_of_its_own(
     assert read_info(folder / "rocket_x2_png_first_effort2_lr.png") is not None
 
 
-# pictures ---------------------------------------------------------------------------------------
+# images ---------------------------------------------------------------------------------------
 
 
 def test_sets_are_taken_in_order(options: dict[str, Any], sets: Path) -> None:
@@ -274,7 +274,11 @@ def test_sets_are_taken_in_order(options: dict[str, Any], sets: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"sets": ["Set6", "B100"]}, FileNotFoundError, "none of the sets is present: Set6, B100"),
+        (
+            {"sets": ["Set6", "B100"]},
+            FileNotFoundError,
+            "none of the sets is available: Set6, B100",
+        ),
         ({"sets": "Set5"}, ValueError, "sets is 'Set5'"),
         ({"sets": []}, ValueError, r"sets is \[\]"),
         ({"crop": 3}, ValueError, r"crop is unknown \(nearest known: mod_crop\)"),
@@ -299,9 +303,9 @@ def check(options: dict[str, Any], folder: Path, is_train: bool = False) -> None
     [
         ({"val: weights": ...}, "val: weights is missing"),
         ({"val: weights": ["none/*.pth"]}, r"val: weights: no such file: none/\*\.pth"),
-        ({"val: scales": [5]}, "scale 5 is out of range: valid is 1 < scale <= 4"),
-        ({"val: scales": [[2, 3]]}, r"val: scales: 0 is \[2, 3\]: a number is needed"),
-        ({"val: scales": 2}, "val: scales is 2: a list"),
+        ({"val: scales": [5]}, "scale 5 is out of range: expected 1 < scale <= 4"),
+        ({"val: scales": [[2, 3]]}, r"val: scales: 0 is \[2, 3\]: expected a number"),
+        ({"val: scales": 2}, "val: scales is 2: expected a list"),
         ({"val: lr_files": ...}, "val: lr_files is missing"),
         (
             {"val: lr_files": {"png": {"format": "png"}}},
@@ -309,17 +313,17 @@ def check(options: dict[str, Any], folder: Path, is_train: bool = False) -> None
         ),
         (
             {"val: lr_files": {"p": {"lr_format": "gif"}}},
-            "val: lr_files: p: lr_format is 'gif': valid are png, jpeg, webp",
+            "val: lr_files: p: lr_format is 'gif': expected one of png, jpeg, webp",
         ),
         (
             {"val: lr_files": {"w": {"lr_format": "webp", "efforts": [0, 3]}}},
-            "effort is 3, but lr_format is webp: valid with effort are png, jpeg",
+            "effort is 3, but lr_format is webp: effort supports only png and jpeg",
         ),
-        ({"val: lr_files: png: efforts": []}, r"png: efforts is \[\]: a list"),
-        ({"val: lr_files: png: efforts": [-1]}, "png: efforts: 0 is -1: a whole number from 0"),
-        ({"val: cost_size": 8}, "val: cost_size is 8: a whole number from 32"),
+        ({"val: lr_files: png: efforts": []}, r"png: efforts is \[\]: expected a list"),
+        ({"val: lr_files: png: efforts": [-1]}, "png: efforts: 0 is -1: expected an integer >= 0"),
+        ({"val: cost_size": 8}, "val: cost_size is 8: expected an integer >= 32"),
         ({"val: metrics": {}}, "val: metrics is empty"),
-        ({"val: metrics: psnr_y: image": "half"}, "image is 'half': valid are hr, lr"),
+        ({"val: metrics: psnr_y: image": "half"}, "image is 'half': expected one of hr, lr"),
         ({"val: metrics: psnr_y: kind": "half"}, "val: metrics: psnr_y: kind is unknown"),
         ({"val: lr_file": {}}, r"val: lr_file is unknown \(nearest known: lr_files\)"),
         ({"val: save_img": ...}, "val: save_img is missing"),
@@ -340,27 +344,27 @@ def test_wrong_options_are_named(
 
 
 def test_a_benchmark_is_not_trained(options: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="BenchmarkModel is for testing"):
+    with pytest.raises(ValueError, match="BenchmarkModel is for testing only"):
         check(options, tmp_path, is_train=True)
-    with pytest.raises(ValueError, match="BenchmarkModel is for testing"):
+    with pytest.raises(ValueError, match="BenchmarkModel is for testing only"):
         BenchmarkModel(model_options(options, tmp_path, is_train=True))
 
 
 def test_a_benchmark_is_not_distributed(options: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="leave --launcher out"):
+    with pytest.raises(ValueError, match="omit --launcher"):
         BenchmarkModel({**model_options(options, tmp_path, is_train=False), "dist": True})
 
 
-def test_weights_need_names_of_their_own(
+def test_weights_need_distinct_names(
     options: dict[str, Any], weights: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "first.v2.safetensors"
     shutil.copy(weights / "first.safetensors", other)
     files = [str(weights / "first.safetensors"), str(other)]
-    with pytest.raises(ValueError, match=r"first\.v2\.safetensors share a name"):
+    with pytest.raises(ValueError, match=r"first\.v2\.safetensors have the same name"):
         check(changed(options, {"val: weights": files}), tmp_path)
     shutil.copy(weights / "first.safetensors", tmp_path / "bicubic.safetensors")
-    with pytest.raises(ValueError, match=r"bicubic and .*bicubic\.safetensors share a name"):
+    with pytest.raises(ValueError, match=r"bicubic and .*bicubic\.safetensors have the same name"):
         check(changed(options, {"val: weights": [str(tmp_path / "b*.safetensors")]}), tmp_path)
 
 
@@ -375,7 +379,7 @@ def test_other_weights_are_refused(options: dict[str, Any], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_memory_is_measured_in_a_process_of_its_own(weights: Path) -> None:
+def test_memory_is_measured_in_a_separate_process(weights: Path) -> None:
     hoard = np.ones(200_000_000, np.uint8)  # would hide in a peak that is inherited
     del hoard
     scales = {"x2": (2.0, 2.0), "x4": (4.0, 4.0)}
@@ -395,12 +399,12 @@ def test_memory_is_measured_in_a_process_of_its_own(weights: Path) -> None:
 
 
 def killed(*_: Any) -> None:
-    """What the system does to a process that takes too much memory, as seen from outside."""
+    """A process that the system has killed for lack of memory."""
     os._exit(9)
 
 
 @pytest.mark.slow
-def test_a_killed_measurement_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_measurement_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "_measure", killed)
     with pytest.raises(MemoryError, match=r"64 x 64 pixels was killed.*lower val: cost_size"):
         measure_cost("some.pth", {"x2": (2.0, 2.0)}, 64, "cpu")
@@ -414,7 +418,7 @@ def test_memory_of_a_gpu_is_measured(weights: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_options_run_with_the_shipped_weights(sets: Path, tmp_path: Path) -> None:
+def test_the_option_file_runs_with_the_included_weights(sets: Path, tmp_path: Path) -> None:
     project = Path(__file__).parents[1]
     (tmp_path / "rescale_app").symlink_to(project / "rescale_app")
     result = training.command(

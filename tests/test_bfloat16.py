@@ -1,4 +1,4 @@
-"""Devices that compute in bfloat16 themselves, and those that emulate it."""
+"""Devices with native bfloat16, and devices that emulate it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_gpu_is_judged_without_emulation(native: bool, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("native", [True, False])
 def test_a_training_in_slow_bf16_is_warned_of_once(
     native: bool,
-    pictures: Path,
+    hr_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -65,7 +65,7 @@ def test_a_training_in_slow_bf16_is_warned_of_once(
     def told(**precision: Any) -> list[str]:
         caplog.clear()
         named = {name.replace("__", ": "): value for name, value in precision.items()}
-        options = changed(train_options(pictures, pictures), named)
+        options = changed(train_options(hr_folder, hr_folder), named)
         AIDNModel(model_options(options, tmp_path, is_train=True))
         return [record.message for record in caplog.records if "bf16" in record.message]
 
@@ -89,16 +89,16 @@ def test_auto_is_bf16_where_that_is_native(native: bool) -> None:
     assert bfloat16.uses_bfloat16("auto", CPU) is native
     assert bfloat16.uses_bfloat16("bf16", CPU)
     assert not bfloat16.uses_bfloat16("fp32", CPU)
-    with pytest.raises(ValueError, match="precision is 'half': valid are auto, fp32, bf16"):
+    with pytest.raises(ValueError, match="precision is 'half': expected one of auto, fp32, bf16"):
         bfloat16.uses_bfloat16("half", CPU)
 
 
 def test_compare_without_an_option_computes_in_the_faster_precision(
-    native: bool, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    native: bool, hr_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = str(tmp_path / "tiny.safetensors")
     save_weights(Path(weights), AIDN(**TINY).state_dict(), config=TINY)
-    image = str(pictures / "astronaut.png")
+    image = str(hr_folder / "astronaut.png")
     compare = ["compare", image, "-o", str(tmp_path / "panel.png"), "--weights", weights]
     seen: dict[str, str] = {}
     for precision in ("auto", "fp32", "bf16"):
@@ -114,9 +114,9 @@ def test_compare_without_an_option_computes_in_the_faster_precision(
 
 
 def test_validation_without_an_option_computes_in_the_faster_precision(
-    native: bool, pictures: Path, tmp_path: Path
+    native: bool, hr_folder: Path, tmp_path: Path
 ) -> None:
-    options = changed(train_options(pictures, pictures), {"val: precision": None})
+    options = changed(train_options(hr_folder, hr_folder), {"val: precision": None})
     model = AIDNModel(model_options(options, tmp_path, is_train=True))
     with model.autocast("val"):
         assert torch.is_autocast_enabled("cpu") is native

@@ -52,7 +52,7 @@ def test_constant_stays_constant(height: int, width: int, scale: float) -> None:
     assert (back - 0.3).abs().max() < 1e-12
 
 
-def test_symmetric_pictures_stay_symmetric() -> None:
+def test_symmetric_images_stay_symmetric() -> None:
     x = torch.rand(1, 1, 24, 24, dtype=torch.float64)
     x = x + x.flip(-1)
     y = imresize(x, (12, 12))

@@ -24,7 +24,7 @@ from rescale_data.losses import Loss
 from rescale_data.weight_file import save_weights
 
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-ODD_SIZES = {"deep": (41, 53), "grey": (33, 27), "jpeg": (47, 61), "rgba": (24, 39)}
+ODD_SIZES = {"deep": (41, 53), "gray": (33, 27), "jpeg": (47, 61), "rgba": (24, 39)}
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +36,29 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, pictures: Path) -> Path:
-    """A folder with an odd-sized JPEG, a 16-bit PNG, a grey and an RGBA picture."""
-    coffee = cv2.imread(str(pictures / "coffee.png"))
+def folder(tmp_path: Path, hr_folder: Path) -> Path:
+    """A folder with an odd-sized JPEG, a 16-bit PNG, a gray and an RGBA image."""
+    coffee = cv2.imread(str(hr_folder / "coffee.png"))
     crops = {name: coffee[:height, :width] for name, (height, width) in ODD_SIZES.items()}
     result = tmp_path / "in"
     result.mkdir()
     cv2.imwrite(str(result / "jpeg.jpg"), crops["jpeg"])
     cv2.imwrite(str(result / "deep.png"), crops["deep"].astype(np.uint16) * 257)
-    cv2.imwrite(str(result / "grey.png"), crops["grey"][..., 0])
+    cv2.imwrite(str(result / "gray.png"), crops["gray"][..., 0])
     alpha = np.full(crops["rgba"].shape[:2], 200, np.uint8)
     cv2.imwrite(str(result / "rgba.png"), np.dstack([crops["rgba"], alpha]))
     return result
 
 
 @pytest.fixture
-def picture(tmp_path: Path, pictures: Path) -> str:
+def hr_image(tmp_path: Path, hr_folder: Path) -> str:
     path = tmp_path / "picture.png"
-    path.write_bytes((pictures / "coffee.png").read_bytes())
+    path.write_bytes((hr_folder / "coffee.png").read_bytes())
     return str(path)
 
 
 def losses_in(folder: Path) -> str:
-    """The warning of what the pictures of ``folder`` lose."""
+    """The warning of what the images of ``folder`` lose."""
     return f"rescale: warning: {folder}/deep.png: {Loss.DEPTH.value}\n"
 
 
@@ -71,20 +71,20 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
-def test_shipped_weights_find_their_pictures(
-    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_included_weights_are_found_by_their_images(
+    hr_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those for compressed pictures are taken for a JPEG, and found again by what it carries."""
+    """Those for compressed images are selected for a JPEG, and found again by its record."""
     lr, back = tmp_path / "lr", tmp_path / "back"
     lr.mkdir()
-    assert main(["down", picture, "-s", "2", "-o", str(lr / "a.png")]) == 0
-    assert main(["down", picture, "-s", "2", "-o", str(lr / "b.jpg"), "--quality", "90"]) == 0
+    assert main(["down", hr_image, "-s", "2", "-o", str(lr / "a.png")]) == 0
+    assert main(["down", hr_image, "-s", "2", "-o", str(lr / "b.jpg"), "--quality", "90"]) == 0
     infos = [read_info(lr / name) for name in ("a.png", "b.jpg")]
     expected = [Rescaler(name, device="cpu").fingerprint for name in ("aidn-small", "aidn-plus")]
     assert [info.weights for info in infos if info is not None] == expected
     assert main(["up", str(lr), "-o", str(back)]) == 0
-    assert capsys.readouterr().err == ""  # no word of other weights
-    hr = read_image(picture).astype(float)
+    assert capsys.readouterr().err == ""  # no warning about other weights
+    hr = read_image(hr_image).astype(float)
     for name, most in (("a", 5.0), ("b", 8.0)):
         error = np.sqrt(np.square(read_image(back / f"{name}.png") - hr).mean())
         assert error < most
@@ -103,16 +103,16 @@ def test_a_folder_there_and_back(folder: Path, weights: str, tmp_path: Path) -> 
         np.testing.assert_array_equal(restored, expected)
 
 
-def test_jpeg_carries_it_too(picture: str, weights: str, tmp_path: Path) -> None:
+def test_jpeg_carries_it_too(hr_image: str, weights: str, tmp_path: Path) -> None:
     lr, back = tmp_path / "lr.jpg", tmp_path / "back.png"
-    down = ["down", picture, "-s", "1.7x2.3", "-o", str(lr), "--quality", "90"]
+    down = ["down", hr_image, "-s", "1.7x2.3", "-o", str(lr), "--quality", "90"]
     assert main([*down, "--weights", weights]) == 0
     info = read_info(lr)
     assert info is not None
     assert info.scale == (1.7, 2.3)
     assert info.weights == Rescaler(weights).fingerprint
     assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
-    assert read_image(back).shape == read_image(picture).shape
+    assert read_image(back).shape == read_image(hr_image).shape
 
 
 @pytest.mark.parametrize(
@@ -120,35 +120,35 @@ def test_jpeg_carries_it_too(picture: str, weights: str, tmp_path: Path) -> None
     [(["--fit", "60"], 60, 40), (["--size", "100x30"], 100, 30), (["--size", "144x50"], 144, 50)],
 )
 def test_target_sizes(
-    options: list[str], width: int, height: int, picture: str, weights: str, tmp_path: Path
+    options: list[str], width: int, height: int, hr_image: str, weights: str, tmp_path: Path
 ) -> None:
     lr, back = tmp_path / "lr.png", tmp_path / "back.png"
-    assert main(["down", picture, *options, "-o", str(lr), "--weights", weights]) == 0
+    assert main(["down", hr_image, *options, "-o", str(lr), "--weights", weights]) == 0
     assert read_image(lr).shape == (height, width, 3)
     assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
     assert read_image(back).shape == (96, 144, 3)
 
 
 @pytest.mark.parametrize("options", [["--fit", "144"], ["--fit", "5000"], ["--size", "144x96"]])
-def test_a_picture_that_fits_is_copied_and_said_so(
+def test_an_image_that_fits_is_copied_and_reported(
     options: list[str],
-    picture: str,
+    hr_image: str,
     weights: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lr, back = tmp_path / "lr.png", tmp_path / "back.png"
-    assert main(["down", picture, *options, "-o", str(lr), "--weights", weights]) == 0
+    assert main(["down", hr_image, *options, "-o", str(lr), "--weights", weights]) == 0
     assert "already fits, copied unchanged" in capsys.readouterr().out
     assert main(["up", str(lr), "-o", str(back), "--weights", weights]) == 0
-    np.testing.assert_array_equal(read_image(back), read_image(picture))
+    np.testing.assert_array_equal(read_image(back), read_image(hr_image))
 
 
 def test_a_stripped_file(
-    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_image: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lr, bare, back = (tmp_path / f"{name}.png" for name in ("lr", "bare", "back"))
-    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    assert main(["down", hr_image, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
     cv2.imwrite(str(bare), cv2.imread(str(lr)))
     up = ["up", str(bare), "-o", str(back), "--weights", weights]
     assert main(up) == 1
@@ -171,10 +171,10 @@ def test_a_stripped_file(
 
 
 def test_a_stripped_jpeg_is_restored_as_with_its_record(
-    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lr, bare, back = tmp_path / "lr.jpg", tmp_path / "bare.jpg", tmp_path / "back.png"
-    assert main(["down", picture, "-s", "2", "-o", str(lr)]) == 0
+    assert main(["down", hr_image, "-s", "2", "-o", str(lr)]) == 0
     data = lr.read_bytes()
     for mark in (b"\xff\xe1", b"\xff\xfe"):  # EXIF and the comment
         start = data.index(mark)
@@ -190,11 +190,11 @@ def test_a_stripped_jpeg_is_restored_as_with_its_record(
 
 
 def test_without_a_record_the_format_chooses_the_weights(
-    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare, back = tmp_path / "bare", tmp_path / "back"
     bare.mkdir()
-    lr = fromarray(Rescaler("aidn-small", device="cpu").downscale(read_image(picture), 2).pixels)
+    lr = fromarray(Rescaler("aidn-small", device="cpu").downscale(read_image(hr_image), 2).pixels)
     chosen = {"a.bmp": "aidn-small", "b.webp": "aidn-plus", "c.webp": "aidn-small"}
     lr.save(bare / "a.bmp")
     lr.save(bare / "b.webp", quality=80)
@@ -213,11 +213,11 @@ def test_without_a_record_the_format_chooses_the_weights(
     assert "restored with" not in capsys.readouterr().err
 
 
-def test_weights_that_do_not_come_along_give_way_to_those_for_the_format(
-    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_weights_that_are_not_included_are_replaced_by_those_for_the_format(
+    hr_image: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lr, back = tmp_path / "lr.jpg", str(tmp_path / "back.png")
-    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    assert main(["down", hr_image, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
     assert main(["up", str(lr), "-o", back]) == 0
     error = complaint(capsys)
     assert f"created with the weights {Rescaler(weights, device='cpu').fingerprint}" in error
@@ -225,12 +225,12 @@ def test_weights_that_do_not_come_along_give_way_to_those_for_the_format(
 
 
 def test_other_weights_are_warned_of(
-    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_image: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, lr = tmp_path / "other.safetensors", tmp_path / "lr.png"
     torch.manual_seed(1)
     save_weights(other, AIDN(**TINY).state_dict(), config=TINY)
-    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    assert main(["down", hr_image, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
     back = str(tmp_path / "back.png")
     assert main(["up", str(lr), "-o", back, "--weights", str(other)]) == 0
     assert "warning: " in complaint(capsys)
@@ -261,8 +261,8 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 TORCHRUN |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29599"}
 
 
-def test_leftovers_of_a_cluster_job_change_nothing(
-    picture: str,
+def test_environment_variables_of_a_cluster_job_have_no_effect(
+    hr_image: str,
     folder: Path,
     weights: str,
     tmp_path: Path,
@@ -272,7 +272,7 @@ def test_leftovers_of_a_cluster_job_change_nothing(
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     lr = tmp_path / "lr.png"
-    assert main(["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
+    assert main(["down", hr_image, "-s", "2", "-o", str(lr), "--weights", weights]) == 0
     assert lr.exists()
     out = tmp_path / "out"
     assert main(["down", str(folder), "-s", "2", "-o", str(out), "--weights", weights]) == 0
@@ -289,7 +289,7 @@ def test_leftovers_of_a_cluster_job_change_nothing(
         ({"RANK": "2"}, "RANK is 2, which must be below WORLD_SIZE, 2"),
     ],
 )
-def test_a_launcher_that_is_none_is_named(
+def test_an_unknown_launcher_is_named(
     changes: dict[str, str | None],
     culprit: str,
     folder: Path,
@@ -309,12 +309,12 @@ def test_a_launcher_that_is_none_is_named(
 
 
 def test_a_launcher_is_for_folders(
-    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_image: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lr = tmp_path / "lr.png"
-    down = ["down", picture, "-s", "2", "-o", str(lr), "--weights", weights]
+    down = ["down", hr_image, "-s", "2", "-o", str(lr), "--weights", weights]
     assert main([*down, "--launcher", "pytorch"]) == 2
-    culprit = f"--launcher distributes the images of a folder, but {picture} is a file"
+    culprit = f"--launcher distributes the images of a folder, but {hr_image} is a file"
     assert culprit in complaint(capsys)
     assert not lr.exists()
 
@@ -343,16 +343,16 @@ def test_a_write_error_does_not_stop_the_rest(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lr = tmp_path / "lr"
-    (lr / "grey.png").mkdir(parents=True)  # stands in the way of the second of four
+    (lr / "gray.png").mkdir(parents=True)  # blocks the output of the second of four
     assert main(["down", str(folder), "-s", "2", "-o", str(lr), "--weights", weights]) == 1
     printed = capsys.readouterr()
     assert printed.out == f"3 of 4 images written to {lr}, 1 failed\n"
-    error = f"rescale: error: {folder}/grey.png: {lr}/grey.png: Is a directory\n"
+    error = f"rescale: error: {folder}/gray.png: {lr}/gray.png: Is a directory\n"
     assert printed.err == error + losses_in(folder)
     assert sorted(path.stem for path in lr.iterdir() if path.is_file()) == ["deep", "jpeg", "rgba"]
 
 
-def test_what_is_not_read_is_counted(
+def test_files_that_are_not_read_are_counted(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a.gif", "b.GIF", "c.avif", "README", "notes.txt", ".hidden"):
@@ -371,7 +371,7 @@ def test_what_is_not_read_is_counted(
     assert "no images in this folder (not read: 1 .avif, 2 .gif" in complaint(capsys)
 
 
-def test_skip_existing_goes_on_where_a_run_ended(
+def test_skip_existing_continues_an_earlier_run(
     folder: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lr = tmp_path / "lr"
@@ -391,7 +391,7 @@ def test_skip_existing_goes_on_where_a_run_ended(
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_what_another_process_has_written_meanwhile_is_told(
+def test_files_that_another_process_writes_meanwhile_are_reported(
     skip: bool,
     folder: Path,
     weights: str,
@@ -401,7 +401,7 @@ def test_what_another_process_has_written_meanwhile_is_told(
 ) -> None:
     lr = tmp_path / "lr"
     lr.mkdir()
-    (lr / "deep.png").touch()  # has been there before
+    (lr / "deep.png").touch()  # existed before
     downscale = Rescaler.downscale
 
     def slow_downscale(rescaler: Rescaler, image: Any, *args: Any) -> Any:
@@ -422,16 +422,16 @@ def test_what_another_process_has_written_meanwhile_is_told(
     assert ("3 skipped" in printed.out) is skip
 
 
-def test_vqir_by_16(picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_vqir_x16(hr_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     config: dict[str, Any] = {"ch": 32, "ch_mult": [1] * 5, "num_res_blocks": 1}
     config |= {"z_channels": 32, "embed_dim": 32, "n_embed": 16}
     weights = tmp_path / "vqir.safetensors"
     save_weights(weights, VQIR(**config).state_dict(), config=config)
-    cv2.imwrite(picture, cv2.imread(picture)[:70, :100])
+    cv2.imwrite(hr_image, cv2.imread(hr_image)[:70, :100])
     lr, back = str(tmp_path / "lr.png"), tmp_path / "back.png"
     chosen = ["-m", "vqir16", "--weights", str(weights)]
-    assert main(["down", picture, "-o", lr, *chosen]) == 0
+    assert main(["down", hr_image, "-o", lr, *chosen]) == 0
     assert read_image(lr).shape == (5, 7, 3)
     assert main(["up", lr, "-o", str(back), "--weights", str(weights)]) == 0
     assert read_image(back).shape == (70, 100, 3)
@@ -441,13 +441,13 @@ def test_vqir_by_16(picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     np.testing.assert_array_equal(read_image(back), restored)
     capsys.readouterr()
     panel = str(tmp_path / "panel.png")
-    assert main(["compare", picture, "-o", panel, *chosen]) == 0
+    assert main(["compare", hr_image, "-o", panel, *chosen]) == 0
     assert "VQIR16" in capsys.readouterr().out
-    assert main(["down", picture, "-o", lr, "-s", "2", *chosen]) == 2
+    assert main(["down", hr_image, "-o", lr, "-s", "2", *chosen]) == 2
     assert "vqir16 has a fixed factor" in complaint(capsys)
-    assert main(["down", picture, "-o", lr, "-s", "2", "--weights", str(weights)]) == 2
+    assert main(["down", hr_image, "-o", lr, "-s", "2", "--weights", str(weights)]) == 2
     assert "vqir16 has a fixed factor" in complaint(capsys)
-    assert main(["down", picture, "-o", lr, "-m", "aidn", "--weights", str(weights)]) == 1
+    assert main(["down", hr_image, "-o", lr, "-m", "aidn", "--weights", str(weights)]) == 1
     assert "weights of vqir16, not of aidn" in complaint(capsys)
 
 
@@ -464,12 +464,12 @@ def test_names_that_collide(
 
 
 def test_compare(
-    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_image: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     panel = tmp_path / "panel.png"
-    assert main(["compare", picture, "-s", "2.5", "-o", str(panel), "--weights", weights]) == 0
+    assert main(["compare", hr_image, "-s", "2.5", "-o", str(panel), "--weights", weights]) == 0
     out = capsys.readouterr().out
-    comparison = Rescaler(weights).compare(read_image(picture), 2.5)
+    comparison = Rescaler(weights).compare(read_image(hr_image), 2.5)
     assert f"{comparison.quality.psnr_y:.2f}" in out
     assert f"{comparison.bicubic_quality.psnr_y:.2f}" in out
     assert f"PSNR {comparison.lr_psnr:.2f} dB RGB" in out
@@ -477,7 +477,7 @@ def test_compare(
 
 
 BAD_USAGE = [
-    (["-s", "0.5", "-o", "o.png"], "scale 0.5 is out of range: valid is 1 < scale <= 4"),
+    (["-s", "0.5", "-o", "o.png"], "scale 0.5 is out of range: expected 1 < scale <= 4"),
     (["-s", "9", "-o", "o.png"], "scale 9 is out of range"),
     (["-s", "nan", "-o", "o.png"], "scale nan is out of range"),
     (["-s", "abc", "-o", "o.png"], "'abc' is not a scale"),
@@ -486,10 +486,13 @@ BAD_USAGE = [
     (["--fit", "0", "-o", "o.png"], "'0' is not a positive integer"),
     (["-s", "2", "--fit", "9", "-o", "o.png"], "not allowed with"),
     (["-o", "o.png"], "-s or --fit or --size is required"),
-    (["-s", "2", "-o", "o.gif"], "o.gif: name a file that ends in .png, .jpg, .jpeg, .webp"),
-    (["-s", "2", "-o", "o.png", "--quality", "90"], "--quality is for jpg and webp"),
+    (
+        ["-s", "2", "-o", "o.gif"],
+        "o.gif: expected a file name that ends in .png, .jpg, .jpeg, .webp",
+    ),
+    (["-s", "2", "-o", "o.png", "--quality", "90"], "--quality requires a .jpg or .webp file"),
     (["-s", "2", "-o", "o.jpg", "--quality", "101"], "'101' is not a quality"),
-    (["-s", "2", "-o", "picture.png"], "is the input itself"),
+    (["-s", "2", "-o", "picture.png"], "is the input file"),
 ]
 
 
@@ -497,7 +500,7 @@ BAD_USAGE = [
 def test_bad_usage(
     options: list[str],
     culprit: str,
-    picture: str,
+    hr_image: str,
     weights: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -528,7 +531,7 @@ def test_bad_usage(
 def test_failures(
     arguments: list[str],
     culprit: str,
-    picture: str,
+    hr_image: str,
     weights: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -544,7 +547,7 @@ def test_failures(
 
 
 def test_a_full_disk_leaves_nothing_half_written(
-    picture: str, weights: str, tmp_path: Path
+    hr_image: str, weights: str, tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for the disk: the write fails in the middle."""
     out = tmp_path / "out"
@@ -552,7 +555,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     (out / "lr.png").write_bytes(b"the old one")
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "rescale_app.cli", "down", picture, "-s", "1.1"),
+            *(sys.executable, "-m", "rescale_app.cli", "down", hr_image, "-s", "1.1"),
             *("-o", str(out / "lr.png"), "--weights", weights),
         ],
         capture_output=True,
@@ -568,7 +571,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
 
 def test_a_full_tmpfs_leaves_nothing_half_written(
-    picture: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_image: str, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -577,7 +580,7 @@ def test_a_full_tmpfs_leaves_nothing_half_written(
         pytest.skip("needs the right to mount a tmpfs")
     try:
         target = disk / "lr.png"
-        assert main(["down", picture, "-s", "1.1", "-o", str(target), "--weights", weights]) == 1
+        assert main(["down", hr_image, "-s", "1.1", "-o", str(target), "--weights", weights]) == 1
         assert f"{target}: No space left on device" in complaint(capsys)
         assert os.listdir(disk) == []
     finally:
@@ -594,10 +597,10 @@ def test_help_loads_neither_pytorch_nor_basicsr() -> None:
     subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
 
 
-def test_restoring_does_not_load_basicsr(picture: str, weights: str, tmp_path: Path) -> None:
+def test_restoring_does_not_load_basicsr(hr_image: str, weights: str, tmp_path: Path) -> None:
     code = (
         "import sys; from rescale_app.cli import main\n"
-        f"assert main(['down', {picture!r}, '-s', '2', '-o', 'lr.png', '--weights', {weights!r}])"
+        f"assert main(['down', {hr_image!r}, '-s', '2', '-o', 'lr.png', '--weights', {weights!r}])"
         " == 0\n"
         f"assert main(['up', 'lr.png', '-o', 'back.png', '--weights', {weights!r}]) == 0\n"
         "sys.exit('basicsr' in sys.modules)"

@@ -97,9 +97,13 @@ def test_panels_of_a_folder(folder: Path, weights: str) -> None:
     ("arguments", "code", "culprit"),
     [
         (["in", "-o", "in"], 2, "in: is the input folder"),
-        (["in", "-o", "in/a.png"], 2, "in/a.png: is a file; for the folder in, a folder is needed"),
+        (["in", "-o", "in/a.png"], 2, "in/a.png: is a file, but the input in is a folder"),
         (["in", "--csv", "no/out.csv"], 1, "no: no such folder"),
-        (["in", "--format", "png", "--quality", "90"], 2, "--quality is for jpg and webp"),
+        (
+            ["in", "--format", "png", "--quality", "90"],
+            2,
+            "--quality requires --format jpg or webp",
+        ),
         (["."], 1, ".: no images in this folder (not read: 1 subfolder)"),
     ],
 )
@@ -144,7 +148,7 @@ def test_codecs_spend_at_most_the_bytes_of_the_lr_file(
         assert float(row["psnr_y"]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_codec_that_cannot_is_left_out_and_counted(
+def test_a_codec_that_cannot_fit_is_omitted_and_counted(
     folder: Path, weights: str, capsys: Any
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)

@@ -94,10 +94,10 @@ def test_switched_off_starting_python_imports_nothing() -> None:
 
 def test_the_module_runs_a_script_as_python_does(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "neighbour.py").touch()
+    (tmp_path / "folder" / "neighbor.py").touch()
     script = tmp_path / "folder" / "script.py"
     script.write_text(
-        "import neighbour, sys\nprint(__name__, __file__, sys.argv, sys.path[0])\nsys.exit(3)\n"
+        "import neighbor, sys\nprint(__name__, __file__, sys.argv, sys.path[0])\nsys.exit(3)\n"
     )
     plain = python(str(script), "-opt", "x.yml")
     ours = python("-m", "rescale_compat", str(script), "-opt", "x.yml")

@@ -1,4 +1,4 @@
-"""Compiled networks compute the same, are compiled a few times only, and save the same files."""
+"""Compiled networks compute the same, are compiled only a few times, and save the same files."""
 
 from collections.abc import Callable, Iterator
 from functools import partialmethod
@@ -36,7 +36,7 @@ def nothing_is_compiled_yet() -> Iterator[None]:
 
 @pytest.fixture
 def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are captured and differentiated as ever, but run as they are: that takes seconds."""
+    """Graphs are captured and differentiated as usual, but not compiled, which saves time."""
     compiled = partialmethod(nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(nn.Module, "compile", compiled)
 
@@ -64,7 +64,7 @@ def crops(size: int, device: str = "cpu") -> Tensor:
 
 
 def step(net: nn.Module, *inputs: Any) -> list[Tensor]:
-    """What a training step of ``net`` makes: outputs, gradients and buffers."""
+    """The results of a training step of ``net``: outputs, gradients and buffers."""
     torch.manual_seed(1)
     net.zero_grad()
     outputs = [output for output in net(*inputs) if output.is_floating_point()]
@@ -138,7 +138,7 @@ def test_networks_whose_sizes_are_fixed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny, tiny_half])
-def test_pictures_of_any_size(make: Callable[[], nn.Module]) -> None:
+def test_images_of_any_size(make: Callable[[], nn.Module]) -> None:
     plain, net = twins(make)
     plain.engine = net.engine = "layers"  # strips are not compiled
     compile_for_inference(net)
@@ -156,10 +156,10 @@ def test_pictures_of_any_size(make: Callable[[], nn.Module]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [train, in_two_processes])
 def test_a_model_trains_the_same_and_saves_plain_weights(
-    run: Callable[..., None], tmp_path: Path, lmdb: Path, pictures: Path
+    run: Callable[..., None], tmp_path: Path, lmdb: Path, hr_folder: Path
 ) -> None:
     options = changed(
-        train_options(lmdb, pictures),
+        train_options(lmdb, hr_folder),
         {
             "train: optim_g": {"type": "SGD", "lr": 0.1},
             "train: total_iter": 2,
@@ -181,27 +181,27 @@ def test_a_model_trains_the_same_and_saves_plain_weights(
 
 
 @pytest.mark.slow
-def test_a_missing_compiler_is_told_before_training(
-    tmp_path: Path, lmdb: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_compiler_is_reported_before_training(
+    tmp_path: Path, lmdb: Path, hr_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "none"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    options = changed(train_options(lmdb, pictures), {"train: compile": True})
+    options = changed(train_options(lmdb, hr_folder), {"train: compile": True})
     path = write_options(tmp_path / "options.yml", options)
     result = command(tmp_path, "-m", "rescale_app.cli", "train", "-opt", path)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("rescale: error: compile: on cpu a C++ compiler, such as g++, is needed")
+    assert last.startswith("rescale: error: compile on cpu requires a C++ compiler, such as g++")
     assert "Traceback" not in result.stderr
     assert not list((tmp_path / "experiments" / "small" / "models").iterdir())
 
 
-def test_the_option_is_checked(tmp_path: Path, lmdb: Path, pictures: Path) -> None:
-    options = train_options(lmdb, pictures)
+def test_the_option_is_checked(tmp_path: Path, lmdb: Path, hr_folder: Path) -> None:
+    options = train_options(lmdb, hr_folder)
     path = write_options(tmp_path / "options.yml", changed(options, {"train: compile": True}))
     check_options(str(path), is_train=True)
     write_options(path, changed(options, {"train: compile": "max"}))
-    with pytest.raises(ValueError, match="train: compile is 'max': true or false is needed"):
+    with pytest.raises(ValueError, match="train: compile is 'max': expected true or false"):
         check_options(str(path), is_train=True)
 
 
@@ -219,6 +219,6 @@ def test_a_compiled_rescaler() -> None:
 
 
 @pytest.mark.parametrize("tile", ["auto", None, 512])
-def test_where_compiling_changes_nothing_it_is_refused(tile: Any) -> None:
+def test_compiling_is_rejected_where_it_has_no_effect(tile: Any) -> None:
     with pytest.raises(ValueError, match=r"^compile requires a GPU and tile none"):
         Rescaler(device="cpu", tile=tile, compile=True)

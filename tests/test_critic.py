@@ -1,6 +1,6 @@
-"""Feature matching: what it compares, and whom its gradients reach."""
+"""Feature matching: the compared activations, and the flow of its gradients."""
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import pytest
 import torch
@@ -81,6 +81,6 @@ def test_the_score_is_the_same_with_and_without() -> None:
     assert not any(module._forward_hooks for module in nets[1].modules())
 
 
-def test_a_discriminator_without_layers_between_is_refused() -> None:
+def test_a_discriminator_with_a_single_convolution_is_rejected() -> None:
     with pytest.raises(ValueError, match="feature_opt: Sequential has 1 convolutions"):
         Critic(nn.Sequential(nn.Conv2d(3, 1, 3)), nn.L1Loss())

@@ -1,4 +1,4 @@
-"""What a GPU would see of the networks: devices, dtypes and waiting, without one."""
+"""The networks as on a GPU, without one: devices, dtypes and synchronization."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SIDE = 70  # no multiple of a factor
 
 
 def scale_of(net: nn.Module) -> tuple[Any, ...]:
-    """What the network takes beside the image."""
+    """The scale argument of the network."""
     return ((2.5, 1.7),) if isinstance(net, AIDN) and net.fixed_scale is None else ()
 
 

@@ -1,6 +1,6 @@
-"""Every format and depth that is read, against tifffile's or Pillow's own reading, or the pixels.
+"""Every supported format and depth, against tifffile, Pillow or the original pixels.
 
-What tifffile returns are the samples as they are stored: right for grey and RGB.
+tifffile returns samples as they are stored, which is correct for gray and RGB.
 """
 
 import io
@@ -31,7 +31,7 @@ RGB: Pixels = data.astronaut()[:50, 60:133]
 LOW_BITS = np.random.default_rng(0).integers(0, 256, (*RGB.shape[:2], 4), dtype=np.uint16)
 RGBA16: Pixels = np.dstack([RGB, RGB[..., 1]]).astype(np.uint16) * 256 + LOW_BITS
 RGB16: Pixels = RGBA16[..., :3].copy()
-GREY, GREY16 = RGB[..., 0].copy(), RGB16[..., 0].copy()
+GRAY, GRAY16 = RGB[..., 0].copy(), RGB16[..., 0].copy()
 
 
 def as_tiff(pixels: Pixels, photometric: str, **options: Any) -> bytes:
@@ -68,7 +68,7 @@ TIFF_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", TIFF_OPTIONS.values(), ids=TIFF_OPTIONS)
-@pytest.mark.parametrize("pixels", [GREY, RGB, GREY16, RGB16], ids=["L", "RGB", "L16", "RGB16"])
+@pytest.mark.parametrize("pixels", [GRAY, RGB, GRAY16, RGB16], ids=["L", "RGB", "L16", "RGB16"])
 def test_tiff_is_read_as_tifffile_reads_it(pixels, options):
     content = as_tiff(pixels, "minisblack" if pixels.ndim == 2 else "rgb", **options)
     expected = tifffile.imread(io.BytesIO(content))
@@ -95,7 +95,7 @@ def test_tiff_with_one_plane_after_the_other():
         assert (decode_image(content, "x") == RGB).all()
 
 
-@pytest.mark.parametrize("pixels", [GREY, GREY16], ids=["8", "16"])
+@pytest.mark.parametrize("pixels", [GRAY, GRAY16], ids=["8", "16"])
 def test_tiff_in_which_white_is_zero(pixels):
     got = decode_image(as_tiff(pixels, "miniswhite"), "x")
     assert (got == np.iinfo(pixels.dtype).max - pixels[..., None]).all()
@@ -113,7 +113,7 @@ def test_transparency_of_tiff_is_dropped_not_multiplied_in(kind, depth):
 def test_colors_that_tiff_has_multiplied_by_alpha_are_divided_by_it(depth):
     most = 2**depth - 1
     straight = RGB16 if depth == 16 else RGB
-    alpha = np.linspace(most // 4, most, GREY.size).round().reshape(*GREY.shape, 1)
+    alpha = np.linspace(most // 4, most, GRAY.size).round().reshape(*GRAY.shape, 1)
     multiplied = np.rint(straight * (alpha / most))
     pixels = np.dstack([multiplied, alpha]).astype(straight.dtype)
     got = decode_image(as_tiff(pixels, "rgb", extrasamples=["assocalpha"]), "x")
@@ -122,10 +122,10 @@ def test_colors_that_tiff_has_multiplied_by_alpha_are_divided_by_it(depth):
     assert decode_image(as_tiff(pixels, "rgb", extrasamples=["assocalpha"]), "x").dtype == got.dtype
 
 
-def test_grey_tiff_with_alpha():
-    pixels = np.dstack([GREY, RGB[..., 1]])
+def test_gray_tiff_with_alpha():
+    pixels = np.dstack([GRAY, RGB[..., 1]])
     content = as_tiff(pixels, "minisblack", extrasamples=["unassalpha"], planarconfig="contig")
-    assert (decode_image(content, "x") == GREY[..., None]).all()
+    assert (decode_image(content, "x") == GRAY[..., None]).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK"])
@@ -136,7 +136,7 @@ def test_tiff_of_every_mode_of_pillow(mode):
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("photometric", [0, 1])
-def test_grey_tiff_of_few_bits(bits, photometric):
+def test_gray_tiff_of_few_bits(bits, photometric):
     height, width = 6, 8
     values = np.random.default_rng(0).integers(0, 2**bits, (height, width), dtype=np.uint8)
     rows = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(height, -1)
@@ -160,7 +160,7 @@ def test_fax_and_jpeg_in_tiff():
 
 
 def test_lab_tiff_has_the_colors_that_it_was_made_from():
-    """libtiff, and with it OpenCV, takes a white that is not sRGB's: off by 14 levels in red."""
+    """libtiff, and thus OpenCV, does not use the white point of sRGB: red is off by 14 levels."""
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     transform = ImageCms.buildTransform(*profiles, "RGB", "LAB")
     lab = ImageCms.applyTransform(Image.fromarray(RGB), transform)
@@ -175,7 +175,7 @@ UNSUPPORTED_TIFF = {
     "16-bit floating point": as_tiff((RGB / 255).astype(np.float16), "rgb"),
     "64-bit floating point": as_tiff(RGB / 255, "rgb"),
     "32-bit unsigned integer": as_tiff(RGB.astype(np.uint32) << 24, "rgb"),
-    "32-bit signed integer": as_tiff(GREY.astype(np.int32) << 16, "minisblack"),
+    "32-bit signed integer": as_tiff(GRAY.astype(np.int32) << 16, "minisblack"),
     "16-bit signed integer": as_tiff(RGB.astype(np.int16), "rgb"),
     "8-bit signed integer": as_tiff((RGB >> 1).astype(np.int8), "rgb"),
     "separate planes": as_tiff(RGB16.transpose(2, 0, 1), "rgb", planarconfig="separate"),
@@ -209,13 +209,13 @@ def png16(pixels: Pixels, color_type: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("pixels", "color_type"),
-    [(GREY16, 0), (RGB16, 2), (RGBA16[..., :2], 4), (RGBA16, 6)],
+    [(GRAY16, 0), (RGB16, 2), (RGBA16[..., :2], 4), (RGBA16, 6)],
     ids=["L", "RGB", "LA", "RGBA"],
 )
 def test_png_of_16_bits(pixels, color_type):
     got = decode_image(png16(pixels, color_type), "x")
     assert got.dtype == np.uint16
-    rgb = pixels[..., :3] if color_type in (2, 6) else pixels.reshape(*GREY.shape, -1)[..., :1]
+    rgb = pixels[..., :3] if color_type in (2, 6) else pixels.reshape(*GRAY.shape, -1)[..., :1]
     assert (got == rgb).all()
 
 
@@ -278,22 +278,22 @@ def test_other_formats_are_read_as_pillow_reads_them(file_format, mode):
 
 
 def test_avif_and_pnm_of_10_bits_are_as_bright_as_they_should_be():
-    """OpenCV returns numbers up to 1023 as if they were of 65535."""
+    """OpenCV returns values up to 1023 as if the maximum were 65535."""
     ten = RGB16 >> 6
     avif = cv2.imencode(".avif", ten[..., ::-1], [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes()
-    height, width = GREY.shape
+    height, width = GRAY.shape
     pnm = b"P6 %d %d 1023\n" % (width, height) + ten.astype(">u2").tobytes()
     for content in (avif, pnm):
         got = decode_image(content, "x")
         assert np.abs(got / np.iinfo(got.dtype).max - RGB / 255).mean() < 0.02
 
 
-def test_grey_of_16_bits_in_other_formats():
-    pgm = b"P5 %d %d 65535\n" % GREY16.shape[::-1] + GREY16.astype(">u2").tobytes()
-    for content in (pgm, by_pillow(GREY16, "JPEG2000")):
+def test_gray_of_16_bits_in_other_formats():
+    pgm = b"P5 %d %d 65535\n" % GRAY16.shape[::-1] + GRAY16.astype(">u2").tobytes()
+    for content in (pgm, by_pillow(GRAY16, "JPEG2000")):
         got = decode_image(content, "x")
         assert got.dtype == np.uint16
-        assert (got == GREY16[..., None]).all()
+        assert (got == GRAY16[..., None]).all()
 
 
 TURNS = {
@@ -314,7 +314,7 @@ TURNS = {
 )
 def test_every_format_comes_upright(kind, orientation):
     if kind.startswith("TIFF"):
-        pixels = {"RGB": RGB, "RGB16": RGB16, "L": GREY, "L16": GREY16}[kind.split()[1]]
+        pixels = {"RGB": RGB, "RGB16": RGB16, "L": GRAY, "L16": GRAY16}[kind.split()[1]]
         photometric = "minisblack" if pixels.ndim == 2 else "rgb"
         content = as_tiff(pixels, photometric, extratags=[(274, 3, 1, orientation, True)])
     else:
@@ -323,7 +323,7 @@ def test_every_format_comes_upright(kind, orientation):
         options = {"lossless": True} if kind == "WEBP" else {"quality": 100}
         content = by_pillow(RGB, kind, exif=exif, **options)
     got = decode_image(content, "x")
-    expected = TURNS[orientation](pixels.reshape(*GREY.shape, -1))
+    expected = TURNS[orientation](pixels.reshape(*GRAY.shape, -1))
     assert got.shape == (*expected.shape[:2], 3)
     bound = 4 if kind in ("JPEG", "AVIF") else 0
     assert np.abs(got.astype(int) - expected).mean() <= bound
@@ -332,7 +332,7 @@ def test_every_format_comes_upright(kind, orientation):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about EXIF
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"rowsperstrip": 7}])
-def test_a_tiff_that_stops_too_early_is_an_error(depth, options):
+def test_a_truncated_tiff_is_an_error(depth, options):
     content = as_tiff(RGB16 if depth == 16 else RGB, "rgb", **options)
     for part in (0.001, 0.1, 0.5, 0.99):
         with pytest.raises(ImageFileError, match=r"cut\.tif: "):
@@ -340,7 +340,7 @@ def test_a_tiff_that_stops_too_early_is_an_error(depth, options):
 
 
 @pytest.mark.parametrize("file_format", ["BMP", "WEBP", "GIF", "JPEG2000", "PPM"])
-def test_other_files_that_stop_too_early_are_errors(file_format):
+def test_other_truncated_files_are_errors(file_format):
     content = by_pillow(RGB, file_format)
     for part in (0.1, 0.5, 0.9):
         with pytest.raises(ImageFileError, match="cut: "):
@@ -392,8 +392,8 @@ def test_running_out_of_memory_is_no_broken_image(monkeypatch):
         decode_image(by_pillow(RGB, "BMP"), "x")
 
 
-def test_the_data_set_reads_16_bit_tiff_as_it_is(tmp_path):
-    """By 0.1 it came out as noise."""
+def test_the_dataset_reads_16_bit_tiff_correctly(tmp_path):
+    """Version 0.1 read it as noise."""
     (tmp_path / "a.tif").write_bytes(as_tiff(RGB16, "rgb"))
     write_image(tmp_path / "b.png", RGB)
     dataset = HRImageDataset({"name": "x", "phase": "val", "dataroot_gt": str(tmp_path)})
@@ -439,6 +439,6 @@ def test_the_size_is_known_without_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"II*\0", b"\x89PNG\r\n\x1a\nno"])
-def test_no_image_has_no_size(content: bytes) -> None:
+def test_a_file_that_is_not_an_image_has_no_size(content: bytes) -> None:
     with pytest.raises(ImageFileError, match=r"^image\.png: "):
         decoding.image_size(content, "image.png")

@@ -13,7 +13,7 @@ from rescale_data.image_file import read_image, read_info
 
 
 @pytest.mark.slow
-def test_the_whole_way(
+def test_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -48,7 +48,7 @@ def test_the_whole_way(
     assert restored > bicubic + 0.5
     assert f"{restored:.2f}  vqir16-small\n" in printed
     assert f"{bicubic:.2f}  bicubic both ways\n" in printed
-    # chelsea is 451 x 300: a 16th of that, rounded up
+    # chelsea is 451 x 300: 1/16 of that, rounded up
     assert compared[0].lr.pixels.shape == (19, 29, 3)
     assert "LR image of 29 x 19 pixels" in printed
     assert read_image(tmp_path / "demo" / "panel_vqir16.png").shape[0] > 2 * 300

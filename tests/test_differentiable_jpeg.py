@@ -84,8 +84,8 @@ def test_gradients_are_those_of_finite_differences(chroma: Chroma) -> None:
 
 
 @pytest.mark.parametrize(("quality", "chroma"), [(0, 420), (101, 420), (90, 422)])
-def test_jpeg_files_that_there_are_not(quality: int, chroma: Any) -> None:
-    with pytest.raises(ValueError, match=r"JPEG (quality|chroma) \d+: valid are"):
+def test_invalid_jpeg_settings(quality: int, chroma: Any) -> None:
+    with pytest.raises(ValueError, match=r"JPEG (quality|chroma) \d+: expected"):
         DifferentiableJPEG()(sample_image(), quality, chroma)
 
 
@@ -102,7 +102,7 @@ def test_gradients_are_finite_at_any_quality(quality: int) -> None:
 
 
 def test_training_follows_inference() -> None:
-    """What is built in inference mode must not keep autograd from working later."""
+    """Tensors created in inference mode must not break autograd later."""
     net = AIDN(num_feat=8, num_block=1, adapt_interval=1, jpeg_quality=90)
     hr = torch.rand(1, 3, 16, 16)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Several processes on the CPU, by ``torchrun``."""
+"""Several processes on the CPU, with ``torchrun``."""
 
 import json
 import os
@@ -43,17 +43,17 @@ def torchrun(folder: Path, kind: str, options: dict[str, Any], *arguments: str) 
 
 
 @pytest.mark.parametrize("ema_decay", [0, 0.5])
-def test_two_processes_agree_with_one(tmp_path: Path, pictures: Path, ema_decay: float) -> None:
-    build_lmdb(pictures, tmp_path / "train.lmdb")
+def test_two_processes_agree_with_one(tmp_path: Path, hr_folder: Path, ema_decay: float) -> None:
+    build_lmdb(hr_folder, tmp_path / "train.lmdb")
     options = changed(
-        train_options(tmp_path / "train.lmdb", pictures),
+        train_options(tmp_path / "train.lmdb", hr_folder),
         {
             "train: total_iter": 6,
             "train: ema_decay": ema_decay,
             "train: optim_g: lr": 1e-2,
             "val: val_freq": 100,
             "logger: save_checkpoint_freq": 6,
-            "manual_seed": ...,  # the ranks have to agree on one themselves
+            "manual_seed": ...,  # the ranks have to agree on a seed
         },
     )
     torchrun(tmp_path, "train", options)
@@ -68,7 +68,7 @@ def test_two_processes_agree_with_one(tmp_path: Path, pictures: Path, ema_decay:
     weights = experiment / "models" / "net_g_latest.pth"
     assert torch.load(weights)["params"]["down_net.sa_adapt.0.mask.1.num_batches_tracked"] == 6
     key = "params_ema" if ema_decay else "params"
-    tests = changed(test_options(pictures, weights), {"path: param_key_g": key})
+    tests = changed(test_options(hr_folder, weights), {"path: param_key_g": key})
     alone = test(tmp_path, tests)
     in_training = experiment / "visualization" / "whole" / "metrics_6.json"
     summaries = [json.loads(path.read_text()) for path in (in_training, alone / "metrics.json")]
@@ -79,11 +79,11 @@ def test_two_processes_agree_with_one(tmp_path: Path, pictures: Path, ema_decay:
         assert summaries[0]["mean"]["x2.5"][name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_two_processes_test_as_one_does(tmp_path: Path, pictures: Path) -> None:
+def test_two_processes_test_as_one_does(tmp_path: Path, hr_folder: Path) -> None:
     weights = tmp_path / "net.pth"
     torch.save(AIDN(num_feat=8, num_block=2, adapt_interval=1).state_dict(), weights)
     # bf16 depends on the number of threads
-    options = changed(test_options(pictures, weights), {"val: precision": "fp32"})
+    options = changed(test_options(hr_folder, weights), {"val: precision": "fp32"})
     torchrun(tmp_path, "test", options | {"name": "two"})
     two = tmp_path / "results" / "two" / "visualization" / "whole"
     one = test(tmp_path, options | {"name": "one"})
@@ -93,11 +93,11 @@ def test_two_processes_test_as_one_does(tmp_path: Path, pictures: Path) -> None:
             assert (two / path.name).read_text() == path.read_text(), path.name
 
 
-def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path, pictures: Path) -> None:
+def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path, hr_folder: Path) -> None:
     """The network of one scale has no batch norm; gradients of both halves are averaged."""
-    build_lmdb(pictures, tmp_path / "train.lmdb")
+    build_lmdb(hr_folder, tmp_path / "train.lmdb")
     options = changed(
-        train_options(tmp_path / "train.lmdb", pictures),
+        train_options(tmp_path / "train.lmdb", hr_folder),
         {
             "network_g: fixed_scale": 2,
             "train: scales": ...,
@@ -120,13 +120,13 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path, pictures:
         assert both[iteration]["l_pix"] == pytest.approx(entry["l_pix"], rel=1e-3)
 
 
-def test_two_processes_learn_from_a_teacher(tmp_path: Path, pictures: Path) -> None:
+def test_two_processes_learn_from_a_teacher(tmp_path: Path, hr_folder: Path) -> None:
     """In its iterations, the gradients of up_net are missing on every rank."""
-    build_lmdb(pictures, tmp_path / "train.lmdb")
+    build_lmdb(hr_folder, tmp_path / "train.lmdb")
     teacher = AIDN(num_feat=8, num_block=2, fixed_scale=2)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
     options = changed(
-        train_options(tmp_path / "train.lmdb", pictures),
+        train_options(tmp_path / "train.lmdb", hr_folder),
         {
             "network_g: fixed_scale": 2,
             "network_g: down_num_feat": 16,
@@ -154,18 +154,18 @@ def test_two_processes_learn_from_a_teacher(tmp_path: Path, pictures: Path) -> N
         *("-m", "rescale_app.cli", "train", "-opt", path, "--launcher", "pytorch"),
     )
     assert refused.returncode != 0
-    assert "error: option find_unused_parameters: true is needed" in refused.stderr
+    assert "error: option find_unused_parameters: true is required" in refused.stderr
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_data_that_does_not_divide_by_the_processes(
-    tmp_path: Path, pictures: Path, batch: int
+    tmp_path: Path, hr_folder: Path, batch: int
 ) -> None:
     (tmp_path / "three").mkdir()
-    for path in sorted(pictures.glob("*.png"))[:3]:
+    for path in sorted(hr_folder.glob("*.png"))[:3]:
         copy(path, tmp_path / "three")
     options = changed(
-        train_options(tmp_path / "three", pictures),
+        train_options(tmp_path / "three", hr_folder),
         {
             "datasets: train: io_backend": ...,
             "datasets: train: dataset_enlarge_ratio": 1,
@@ -178,9 +178,9 @@ def test_data_that_does_not_divide_by_the_processes(
     assert list(logged(tmp_path / "experiments" / "small")) == list(range(1, 8))
 
 
-def test_two_machines_with_data_of_different_length(tmp_path: Path, pictures: Path) -> None:
-    """One goes through its data twice while the other does once; neither waits for ever."""
-    names = sorted(pictures.glob("*.png"))
+def test_two_machines_with_data_of_different_length(tmp_path: Path, hr_folder: Path) -> None:
+    """One passes over its data twice while the other does once; neither waits forever."""
+    names = sorted(hr_folder.glob("*.png"))
     processes = []
     with socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -219,10 +219,10 @@ def test_two_machines_with_data_of_different_length(tmp_path: Path, pictures: Pa
     assert list(logged(tmp_path / "0" / "experiments" / "small")) == list(range(1, 21))
 
 
-def test_a_signal_stops_both_after_the_same_step(tmp_path: Path, pictures: Path) -> None:
-    build_lmdb(pictures, tmp_path / "train.lmdb")
+def test_a_signal_stops_both_after_the_same_step(tmp_path: Path, hr_folder: Path) -> None:
+    build_lmdb(hr_folder, tmp_path / "train.lmdb")
     options = changed(
-        train_options(tmp_path / "train.lmdb", pictures),
+        train_options(tmp_path / "train.lmdb", hr_folder),
         {"train: total_iter": 2000, "val": None, "logger: save_checkpoint_freq": 5000},
     )
     path = write_options(tmp_path / "train.yml", options)
@@ -248,7 +248,7 @@ def test_a_signal_stops_both_after_the_same_step(tmp_path: Path, pictures: Path)
     last = max(logged(experiment))
     assert [path.name for path in (experiment / "training_states").iterdir()] == [f"{last}.state"]
     text = next(experiment.glob("train_*.log")).read_text()
-    assert f"--auto_resume goes on from {last}." in text
+    assert f"--auto_resume continues from iteration {last}." in text
     state = torch.load(experiment / "training_states" / f"{last}.state")
     assert len(state["random_states"]) == 2
 
@@ -256,10 +256,10 @@ def test_a_signal_stops_both_after_the_same_step(tmp_path: Path, pictures: Path)
     assert max(logged(experiment)) == last + 3
 
 
-def test_a_resumed_pair_ends_as_one_that_was_not_stopped(tmp_path: Path, pictures: Path) -> None:
-    build_lmdb(pictures, tmp_path / "train.lmdb")
+def test_a_resumed_pair_ends_as_one_that_was_not_stopped(tmp_path: Path, hr_folder: Path) -> None:
+    build_lmdb(hr_folder, tmp_path / "train.lmdb")
     options = changed(
-        train_options(tmp_path / "train.lmdb", pictures),
+        train_options(tmp_path / "train.lmdb", hr_folder),
         {
             "train: total_iter": 6,
             "network_g: jpeg_quality": 90,
@@ -278,7 +278,7 @@ def test_a_resumed_pair_ends_as_one_that_was_not_stopped(tmp_path: Path, picture
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_a_loss_of_one_process_concerns_both(tmp_path: Path, pictures: Path, skip: bool) -> None:
+def test_a_loss_of_one_process_concerns_both(tmp_path: Path, hr_folder: Path, skip: bool) -> None:
     (tmp_path / "poisoned.py").write_text(
         "import os, sys, time\n"
         "from pathlib import Path\n"
@@ -286,7 +286,7 @@ def test_a_loss_of_one_process_concerns_both(tmp_path: Path, pictures: Path, ski
         "from rescale_app.cli import main\n"
         "PoisonedDataset.culprit = 'coffee.png'\n"
         "code = main(sys.argv[1:])\n"
-        # torchrun kills what is left when the first process fails: each lets the other speak
+        # torchrun kills the other process when the first fails: each waits for the other's message
         "Path('left' + os.environ['RANK']).touch()\n"
         "end = time.monotonic() + 60\n"
         "while len(list(Path().glob('left?'))) < 2 and time.monotonic() < end:\n"
@@ -294,7 +294,7 @@ def test_a_loss_of_one_process_concerns_both(tmp_path: Path, pictures: Path, ski
         "sys.exit(code)\n"
     )
     options = changed(
-        train_options(pictures, pictures),
+        train_options(hr_folder, hr_folder),
         {
             "datasets: train: type": "PoisonedDataset",
             "datasets: train: io_backend": ...,
@@ -316,7 +316,7 @@ def test_a_loss_of_one_process_concerns_both(tmp_path: Path, pictures: Path, ski
     if skip:
         assert result.returncode == 0, result.stderr
         text = next(experiment.glob("train_*.log")).read_text()
-        # two steps an epoch, one of which has the picture on one of the ranks
+        # two steps an epoch, one of which has the image on one of the ranks
         assert len(re.findall(r"Skipped iteration .*/coffee\.png\n", text)) == 3
         weights = torch.load(experiment / "models" / "net_g_latest.pth")["params"]
         assert all(bool(value.isfinite().all()) for value in weights.values())
@@ -326,10 +326,10 @@ def test_a_loss_of_one_process_concerns_both(tmp_path: Path, pictures: Path, ski
         assert len(lines) == 2
 
 
-def test_files_are_shared_out(tmp_path: Path, pictures: Path) -> None:
+def test_files_are_distributed(tmp_path: Path, hr_folder: Path) -> None:
     weights = tmp_path / "net.pth"
     torch.save(AIDN(num_feat=8, num_block=2, adapt_interval=1).state_dict(), weights)
-    copytree(pictures, tmp_path / "hr")
+    copytree(hr_folder, tmp_path / "hr")
 
     def run(kind: str, source: str, out: str, *options: str) -> subprocess.CompletedProcess[str]:
         return command(
@@ -362,8 +362,8 @@ def test_files_are_shared_out(tmp_path: Path, pictures: Path) -> None:
     for path in (tmp_path / "one").iterdir():
         assert (read_image(tmp_path / "two" / path.name) == read_image(path)).all()
 
-    # one process fails at once; the other is not cut off, and both say so
-    (tmp_path / "two" / "astronaut.png").write_bytes(b"no picture")
+    # one process fails immediately; the other is not terminated, and both report errors
+    (tmp_path / "two" / "astronaut.png").write_bytes(b"no image")
     result = run("up", "two", "back")
     assert result.returncode == 1
     assert "3 of 4 images written to back" in result.stdout

@@ -1,8 +1,8 @@
-"""The pages say what is true: their commands and examples run, their links lead somewhere.
+"""The documentation is correct: commands and examples run, links are valid.
 
 Commands in blocks are run in order, in a folder with small data under the names that the pages use.
-Trainings and tests get a tiny network and a few iterations on the way. Commands in running text are
-run as well, but for trainings and tests, whose option files are checked.
+Trainings and tests are shortened to a tiny network and a few iterations. Commands in running text
+are run as well, except trainings and tests, whose option files are checked.
 """
 
 import json
@@ -37,7 +37,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 EXAMPLE = ROOT / "docs" / "extending.md"  # has its own data and files
 OTHERS = [page for page in PAGES if page != EXAMPLE]
 
-# What is not run: how a command begins, and why.
+# Beginnings of commands that are not run, and why.
 EXCEPTIONS = {
     "conda": "downloads; what the file says is checked below",
     "make demo": "takes minutes; tests/test_demo.py runs it shortened",
@@ -66,7 +66,7 @@ VQ_TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
-# --- what the pages hold --------------------------------------------------------------------------
+# --- contents of the pages ------------------------------------------------------------------------
 
 
 def blocks(page: Path, *languages: str) -> Iterator[tuple[str | None, str]]:
@@ -87,7 +87,7 @@ def block_commands(page: Path) -> list[list[str]]:
 
 
 def inline_commands(page: Path) -> list[list[str]]:
-    """Commands in running text that are whole: more than a name, and nothing left out."""
+    """Complete commands in running text: more than a name, and without ".."."""
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
     found = re.findall(r"`(rescale [^`]+|python (?:(?:basicsr|docs)/|-m rescale)[^`]+)`", prose)
     commands = [shlex.split(code) for code in found]
@@ -128,10 +128,10 @@ def is_slow(page: Path) -> bool:
     )
 
 
-# --- a folder with all that they speak of ---------------------------------------------------------
+# --- a folder with the data of the pages ----------------------------------------------------------
 
 
-def picture(name: str, height: int, width: int) -> np.ndarray:
+def hr_image(name: str, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(getattr(data, name)()[:height, :width])
 
 
@@ -142,7 +142,7 @@ def save(path: Path, content: object) -> None:
 
 @pytest.fixture(scope="session")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, data sets and weights of tiny networks, under the names that the pages use."""
+    """Images, datasets and weights of tiny networks, under the names that the pages use."""
     folder = tmp_path_factory.mktemp("docs")
     for path, kind, height, width in (
         ("photo.jpg", "coffee", 100, 120),
@@ -158,7 +158,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
           ("Set14", "BSD100", "Urban100")),
     ):  # fmt: skip
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_image(folder / path, picture(kind, height, width))
+        write_image(folder / path, hr_image(kind, height, width))
     datasets = folder / "datasets"
     for name in ("Set5", "Set14"):
         crop_to_multiple(datasets / name / "HR", datasets / name / "GTmod12")
@@ -209,7 +209,7 @@ def folder(ready: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def remove_what_is_made(commands: Sequence[Sequence[str]]) -> None:
-    """Removes what a page makes itself, so that no command can do with what lies there already."""
+    """Removes files that a page creates itself, so that no command depends on earlier ones."""
     for words in commands:
         made = None
         if words[:2] == ["rescale", "prepare"]:
@@ -226,7 +226,7 @@ def remove_what_is_made(commands: Sequence[Sequence[str]]) -> None:
 
 
 def tiny(words: Sequence[str]) -> list[str]:
-    """What makes a training or a test one of seconds: values for ``--force_yml``."""
+    """Values for ``--force_yml`` that shorten a training or test to seconds."""
     options = read_options(option_file(words) or "")
     if options["model_type"] == "BenchmarkModel":
         return ["datasets:test:sets=['Set5']", "val:scales=[2]", "val:cost_size=64"]
@@ -279,7 +279,7 @@ def check(words: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.name)
-def test_option_files_in_commands_fit(page: Path, folder: Path) -> None:
+def test_option_files_in_commands_are_valid(page: Path, folder: Path) -> None:
     for words in block_commands(page) + inline_commands(page):
         if option_file(words):
             check(words)
@@ -310,14 +310,14 @@ def test_commands_run(page: Path, folder: Path) -> None:
         run_rescale(words)
 
 
-def test_every_exception_is_one() -> None:
+def test_every_exception_is_used() -> None:
     everything = [w for page in PAGES for w in block_commands(page) + inline_commands(page)]
     used = {exception(words) for words in everything}
     assert used - {None} == EXCEPTIONS.keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_scripts_are_sound(page: Path) -> None:
+def test_scripts_are_valid(page: Path) -> None:
     for _, content in blocks(page, "sh", "bash"):
         subprocess.run(["bash", "-n"], input=content, text=True, check=True)
 
@@ -364,7 +364,7 @@ def test_the_example_of_a_new_network(tmp_path: Path) -> None:
     for folder, names in {"photos": ("astronaut", "coffee"), "held_out": ("chelsea",)}.items():
         (tmp_path / folder).mkdir()
         for name in names:
-            write_image(tmp_path / folder / f"{name}.png", picture(name, 200, 240))
+            write_image(tmp_path / folder / f"{name}.png", hr_image(name, 200, 240))
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -439,7 +439,7 @@ def test_every_option_has_a_line_of_text() -> None:
     assert [name for name, text in rows if not text] == []
 
 
-def test_the_conda_route_installs_what_the_other_does() -> None:
+def test_conda_installs_the_same_packages() -> None:
     text = (ROOT / "environment.yml").read_text()
     assert {"pytorch>=2.4", "torchvision", "pip"} <= set(yaml.safe_load(text)["dependencies"])
     commands = [line.strip("# ") for line in text.splitlines() if line.startswith("#   ")]

@@ -1,4 +1,4 @@
-"""``effort`` of the class and of the command."""
+"""The option ``effort`` of `Rescaler` and of the command."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_no_image_is_restored_worse(
     assert error(searching) <= error(plain)
 
 
-def test_depths_and_sizes(searching: Rescaler, plain: Rescaler, pictures: Path) -> None:
-    hr = read_image(pictures / "astronaut.png")[:40, :50]
+def test_depths_and_sizes(searching: Rescaler, plain: Rescaler, hr_folder: Path) -> None:
+    hr = read_image(hr_folder / "astronaut.png")[:40, :50]
     searching.jpeg_quality = None
     small = searching.downscale(hr, size=(20, 30))
     assert small.info == plain.downscale(hr, size=(20, 30)).info
@@ -75,19 +75,21 @@ def test_depths_and_sizes(searching: Rescaler, plain: Rescaler, pictures: Path) 
     assert np.array_equal(searching.downscale(hr, size=(40, 50)).pixels, hr)
 
 
-def test_progress_of_the_steps(weights: Path, pictures: Path) -> None:
+def test_progress_of_the_steps(weights: Path, hr_folder: Path) -> None:
     seen: list[tuple[str, float]] = []
     rescaler = Rescaler(
         weights, device="cpu", effort=4, progress=lambda step, done: seen.append((step, done))
     )
-    rescaler.downscale(read_image(pictures / "astronaut.png"), 3)
-    assert [step for step, _ in seen] == ["Optimising"] * 4
+    rescaler.downscale(read_image(hr_folder / "astronaut.png"), 3)
+    assert [step for step, _ in seen] == ["Optimizing"] * 4
     assert [done for _, done in seen] == pytest.approx([0.25, 0.5, 0.75, 1])
 
 
-def test_what_is_wrong_with_an_effort(weights: Path) -> None:
+def test_invalid_efforts(weights: Path) -> None:
     for wrong in (-1, 2.5, "3"):
-        with pytest.raises(ValueError, match=f"effort is {wrong!r}: a number of steps from 0"):
+        with pytest.raises(
+            ValueError, match=f"effort is {wrong!r}: expected a number of steps >= 0"
+        ):
             Rescaler(weights, effort=wrong)  # type: ignore[arg-type]
 
 
@@ -95,15 +97,15 @@ def test_what_is_wrong_with_an_effort(weights: Path) -> None:
 
 
 @pytest.mark.parametrize("chosen", [[], ["--quality", "90"]], ids=["png", "jpg"])
-def test_an_unchanged_up_restores_what_effort_has_written(
-    chosen: list[str], pictures: Path, tmp_path: Path
+def test_up_restores_files_written_with_effort(
+    chosen: list[str], hr_folder: Path, tmp_path: Path
 ) -> None:
     """With the included weights, a few steps gain on any image."""
-    hr = read_image(pictures / "astronaut.png")
+    hr = read_image(hr_folder / "astronaut.png")
     errors = []
     for name, effort in (("plain", []), ("better", ["--effort", "5"])):
         lr, back = tmp_path / f"{name}{'.jpg' if chosen else '.png'}", tmp_path / f"{name}-hr.png"
-        down = ["down", str(pictures / "astronaut.png"), "-s", "2", "-o", str(lr)]
+        down = ["down", str(hr_folder / "astronaut.png"), "-s", "2", "-o", str(lr)]
         assert main([*down, *chosen, *effort]) == 0
         assert main(["up", str(lr), "-o", str(back)]) == 0
         errors.append(square_error(hr, read_image(back)))
@@ -111,25 +113,25 @@ def test_an_unchanged_up_restores_what_effort_has_written(
 
 
 def test_lossy_webp_is_refused(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    down = ["down", str(pictures / "astronaut.png"), "-s", "2", "-o", str(tmp_path / "lr.webp")]
+    down = ["down", str(hr_folder / "astronaut.png"), "-s", "2", "-o", str(tmp_path / "lr.webp")]
     assert main([*down, "--quality", "80", "--effort", "3"]) == 2
-    assert "--effort is not for lossy WebP" in capsys.readouterr().err
+    assert "--effort does not support lossy WebP" in capsys.readouterr().err
 
 
-def test_what_is_optimised_is_what_a_jpeg_file_holds(pictures: Path, tmp_path: Path) -> None:
-    pixels = read_image(pictures / "rocket.png")
+def test_optimization_uses_the_pixels_of_the_jpeg_file(hr_folder: Path, tmp_path: Path) -> None:
+    pixels = read_image(hr_folder / "rocket.png")
     write_image(tmp_path / "lr.jpg", pixels, quality=83)
     assert np.array_equal(read_image(tmp_path / "lr.jpg"), through_jpeg(pixels, 83))
 
 
 def test_compare_takes_an_effort(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hr_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = []
     for effort in ("0", "5"):
-        compare = ["compare", str(pictures / "astronaut.png"), "-o", str(tmp_path / "panel.png")]
+        compare = ["compare", str(hr_folder / "astronaut.png"), "-o", str(tmp_path / "panel.png")]
         assert main([*compare, "--effort", effort]) == 0
         found = re.search(r"^AIDN +(\S+)", capsys.readouterr().out, re.M)
         assert found is not None
@@ -137,9 +139,9 @@ def test_compare_takes_an_effort(
     assert figures[1] > figures[0] + 0.3
 
 
-def test_an_interrupted_optimisation_leaves_nothing(
+def test_an_interrupted_optimization_leaves_nothing(
     weights: Path,
-    pictures: Path,
+    hr_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -152,7 +154,7 @@ def test_an_interrupted_optimisation_leaves_nothing(
 
     monkeypatch.setattr(rescale_app.effort, "optimize_lr", interrupted)
     lr = tmp_path / "lr.png"
-    image = str(pictures / "astronaut.png")
+    image = str(hr_folder / "astronaut.png")
     command = ["down", image, "-s", "2", "-o", str(lr), "--weights", str(weights)]
     assert main([*command, "--effort", "9"]) == 130
     assert list(tmp_path.iterdir()) == []
@@ -162,4 +164,4 @@ def test_an_interrupted_optimisation_leaves_nothing(
 @pytest.mark.parametrize("effort", ["-1", "2.5", "many"])
 def test_the_command_names_a_bad_effort(effort: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["down", "a.png", "-s", "2", "-o", "b.png", f"--effort={effort}"]) == 2
-    assert f"'{effort}' is not a number of steps from 0" in capsys.readouterr().err
+    assert f"'{effort}' is not a number of steps >= 0" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What the command reports in one line, and what is a bug."""
+"""Errors that the command reports in one line, and bugs."""
 
 from rescale_compat.errors import RescaleError
 
@@ -9,7 +9,7 @@ from rescale_arch import AIDN, scale_pair
 
 
 @pytest.mark.parametrize("call", [lambda: scale_pair(9), lambda: AIDN(num_feat=7)])
-def test_what_a_user_can_mend_is_a_rescale_error(call) -> None:  # type: ignore[no-untyped-def]
+def test_what_a_user_can_correct_is_a_rescale_error(call) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RescaleError):
         call()
 

@@ -109,7 +109,7 @@ def load_module(path: Path) -> ModuleType:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", included_weights())
 def test_included_weights_agree_with_pytorch(
-    name: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, hr_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "new" / name
     assert cli.main(["export", "onnx", "--weights", name, "-o", str(folder)]) == 0
@@ -119,8 +119,8 @@ def test_included_weights_agree_with_pytorch(
     helpers = load_module(folder / "model_inputs.py")
     net = load_weights(find_weights(name))
     own = net.architecture.fixed_scale
-    for picture in ("chelsea", "coffee", "rocket"):  # 97 x 121, 96 x 144, 129 x 96
-        hr = to_tensor(read_image(pictures / f"{picture}.png"))
+    for name in ("chelsea", "coffee", "rocket"):  # 97 x 121, 96 x 144, 129 x 96
+        hr = to_tensor(read_image(hr_folder / f"{name}.png"))
         for scale in SCALES if own is None else (own,):
             check(folder, net, hr, scale, helpers, 1e-4)
 
@@ -237,7 +237,7 @@ def test_half_precision_keeps_positions_on_long_sides() -> None:
     assert np.abs(half - full).max() < 1 / 255
 
 
-def test_models_do_not_tell_of_this_machine() -> None:
+def test_models_contain_no_paths_of_this_machine() -> None:
     for model in tiny_models().values():
         assert str(Path(cli.__file__).parents[1]).encode() not in model.data
         notes = {note.key: note.value for note in onnx.load_from_string(model.data).metadata_props}
@@ -246,7 +246,7 @@ def test_models_do_not_tell_of_this_machine() -> None:
         assert int(notes["rescale.halo"]) == model.graph.halo
 
 
-def test_another_network_is_told_apart() -> None:
+def test_another_network_is_detected() -> None:
     model = tiny_models()["up"]
     other = tiny()
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Thousands of generated inputs: each is done rightly or refused in a line, and nothing is left.
+"""Thousands of generated inputs: each is processed or rejected in one line, without partial files.
 
-The functions of the command run in this process. Some inputs go through the real command as well;
-not all, for it takes seconds to load PyTorch.
+The functions of the command run in this process. Some inputs are also passed to the real command;
+not all, since loading PyTorch takes seconds.
 """
 
 import io
@@ -31,7 +31,7 @@ from rescale_model.options import check_options
 pytestmark = pytest.mark.slow
 
 CHUNKS = 10
-PICTURES_IN_A_CHUNK = 130
+IMAGES_IN_A_CHUNK = 130
 OPTIONS_IN_A_CHUNK = 70
 REAL_COMMANDS = 40
 
@@ -107,11 +107,11 @@ def by_the_command(folder: Path, arguments: list[str]) -> Result:
     return Result(result.returncode, result.stdout, result.stderr)
 
 
-# pictures ---------------------------------------------------------------------------------------
+# images ---------------------------------------------------------------------------------------
 
 
-def picture(rng: random.Random, folder: Path) -> Path:
-    """A picture of any size, mode and format, or the ruins of one."""
+def hr_image(rng: random.Random, folder: Path) -> Path:
+    """An image of any size, mode and format, or a damaged one."""
     suffix = rng.choice(list(FORMATS))
     kind, modes = FORMATS[suffix]
     mode = rng.choice(modes)
@@ -157,7 +157,7 @@ def ruined(rng: random.Random, data: bytes) -> bytes:
 
 
 def arguments_for(rng: random.Random, source: str) -> list[str]:
-    """Mostly what a person would type, at times what nobody would."""
+    """Mostly realistic arguments, sometimes arbitrary ones."""
     result = ["--", source] if source.startswith("-") and rng.random() < 0.5 else [source]
     match rng.randrange(10):
         case 0 | 1:
@@ -203,7 +203,7 @@ def check_one(folder: Path, source: Path, arguments: list[str], run: Any, weight
 def check_outcome(
     folder: Path, source: Path, result: Result, before: dict[Path, bytes]
 ) -> Iterator[Path]:
-    """Checks what must hold of any outcome; returns the pictures that were made."""
+    """Checks invariants of any outcome; returns the images that were written."""
     assert result.code in (0, 1, 2)
     assert "Traceback" not in result.out + result.err
     lines = result.err.splitlines()
@@ -227,12 +227,12 @@ def check_outcome(
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_pictures(chunk: int, weights: str, tmp_path: Path) -> None:
-    for number in range(PICTURES_IN_A_CHUNK):
+def test_images(chunk: int, weights: str, tmp_path: Path) -> None:
+    for number in range(IMAGES_IN_A_CHUNK):
         run_case(f"{chunk}-{number}", in_process, weights, tmp_path)
 
 
-def test_pictures_through_the_real_command(weights: str, tmp_path: Path) -> None:
+def test_images_through_the_real_command(weights: str, tmp_path: Path) -> None:
     for number in range(REAL_COMMANDS):
         run_case(f"real-{number}", by_the_command, weights, tmp_path)
 
@@ -241,7 +241,7 @@ def run_case(name: str, run: Any, weights: str, folder: Path) -> None:
     rng = random.Random(name)
     folder = folder / name
     (folder / "folder").mkdir(parents=True)
-    source = picture(rng, folder)
+    source = hr_image(rng, folder)
     arguments = arguments_for(rng, source.name)
     try:
         check_one(folder, source, arguments, run, weights)
@@ -254,12 +254,12 @@ def run_case(name: str, run: Any, weights: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_folders(seed: int, weights: str, tmp_path: Path) -> None:
-    """The sound pictures of a folder are done, and the others are told of."""
+    """The valid images of a folder are processed, and the others are reported."""
     rng = random.Random(seed)
     folder = tmp_path / "in"
     folder.mkdir()
     for _ in range(10):
-        picture(rng, folder)
+        hr_image(rng, folder)
     count = sum(path.suffix.lower() in FORMATS for path in folder.iterdir())
     result = in_process(tmp_path, ["down", "in", "-s", "2", "-o", "lr", "--weights", weights])
     assert result.code in (0, 1)
@@ -290,7 +290,7 @@ def sections(options: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
 
 
 def mutated(rng: random.Random, options: dict[str, Any]) -> bytes:
-    """An option file with something changed, at times beyond YAML."""
+    """An option file with a random change, possibly invalid YAML."""
     options = changed(options, {})
     for _ in range(rng.randint(0, 3)):
         section = rng.choice([each for each in sections(options) if each])
@@ -309,8 +309,8 @@ def mutated(rng: random.Random, options: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_option_files(chunk: int, pictures: Path, weights: str, tmp_path: Path) -> None:
-    originals = (train_options(pictures, pictures), options_for_tests(pictures, Path(weights)))
+def test_option_files(chunk: int, hr_folder: Path, weights: str, tmp_path: Path) -> None:
+    originals = (train_options(hr_folder, hr_folder), options_for_tests(hr_folder, Path(weights)))
     del originals[0]["datasets"]["train"]["io_backend"]
     refused = 0
     for number in range(OPTIONS_IN_A_CHUNK):

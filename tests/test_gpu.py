@@ -1,4 +1,4 @@
-"""The same results on a GPU. Skipped where there is none."""
+"""Results on a GPU are those of a CPU. Skipped without a GPU."""
 
 from __future__ import annotations
 

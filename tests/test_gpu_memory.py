@@ -1,4 +1,4 @@
-"""The memory that an image takes on a GPU, against what ``Rescaler`` expects of it."""
+"""The memory that an image takes on a GPU, against the estimate of ``Rescaler``."""
 
 import weakref
 from typing import Any
@@ -61,7 +61,7 @@ class Memory(TorchDispatchMode):
     ids=["aidn", "aidn-half", "stage 1", "stage 2"],
 )
 @torch.inference_mode()
-def test_an_image_takes_what_is_expected_of_it(build: Any, scales: tuple[float, ...]) -> None:
+def test_an_image_takes_the_expected_memory(build: Any, scales: tuple[float, ...]) -> None:
     taken = []
     with fake_cuda() as gpu:
         net: nn.Module = build()

@@ -1,4 +1,4 @@
-"""A grown network computes what the smaller one does, and all that was added can learn."""
+"""An enlarged network computes the same as the smaller one, and all added weights can learn."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ from rescale_data.unit_range import to_unit_range
 
 
 @pytest.fixture(scope="module")
-def lmdb_folder(pictures, tmp_path_factory) -> Path:
+def lmdb_folder(hr_folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("lmdb") / "train.lmdb"
-    build_lmdb(pictures, out)
+    build_lmdb(hr_folder, out)
     return out
 
 
@@ -63,15 +63,15 @@ def turned(image: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["folder", "lmdb", "list"])
-def test_whole_pictures(pictures, lmdb_folder, tmp_path, kind):
+def test_whole_images(hr_folder, lmdb_folder, tmp_path, kind):
     changes = {}
     if kind == "list":
-        write_meta_info(pictures, tmp_path / "list.txt")
+        write_meta_info(hr_folder, tmp_path / "list.txt")
         changes["meta_info_file"] = os.fspath(tmp_path / "list.txt")
-    root = lmdb_folder if kind == "lmdb" else pictures
+    root = lmdb_folder if kind == "lmdb" else hr_folder
     items = dataset(root, phase="val", gt_size="absent", **changes)
     assert len(items) == 4
-    for item, path in zip(items, list_images(pictures), strict=True):
+    for item, path in zip(items, list_images(hr_folder), strict=True):
         assert item["gt"].dtype == torch.float32
         assert item["gt"].is_contiguous()
         assert Path(item["gt_path"]).stem == path.stem
@@ -79,18 +79,18 @@ def test_whole_pictures(pictures, lmdb_folder, tmp_path, kind):
         assert (item["gt"] * 255 - (item["gt"] * 255).round()).abs().max() < 1e-4
 
 
-def test_mod_crop_keeps_the_top_left(pictures):
-    (item, *_) = dataset(pictures, phase="test", mod_crop=36)
-    image = read_image(list_images(pictures)[0])
+def test_mod_crop_keeps_the_top_left(hr_folder):
+    (item, *_) = dataset(hr_folder, phase="test", mod_crop=36)
+    image = read_image(list_images(hr_folder)[0])
     assert item["gt"].shape == (3, 72, 72)
     assert (to_pixels(item["gt"]) == image[:72, :72]).all()
     with pytest.raises(ImageFileError, match=r"astronaut\.png: 96 x 96 pixels, smaller than mod_"):
-        dataset(pictures, phase="val", mod_crop=97)[0]
+        dataset(hr_folder, phase="val", mod_crop=97)[0]
 
 
-def test_crops_are_parts_of_the_picture(pictures):
-    items = dataset(pictures)
-    image = read_image(list_images(pictures)[1])
+def test_crops_are_parts_of_the_image(hr_folder):
+    items = dataset(hr_folder)
+    image = read_image(list_images(hr_folder)[1])
     windows = np.lib.stride_tricks.sliding_window_view(image, (32, 32), (0, 1))
     parts = {window.tobytes() for row in windows for window in row}
     seen, ways = set(), set()
@@ -103,7 +103,7 @@ def test_crops_are_parts_of_the_picture(pictures):
             for way, crop in enumerate(turned(to_pixels(item["gt"])))
             if crop.transpose(2, 0, 1).tobytes() in parts
         }
-        assert len(found) == 1, f"seed {seed} gave something else than a part of the picture"
+        assert len(found) == 1, f"seed {seed} gave something else than a part of the image"
         seen.update(found.values())
         ways.update(found)
     assert len(seen) > 50
@@ -132,7 +132,7 @@ def test_without_flips_nothing_is_flipped(tmp_path):
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 40))
-def test_small_pictures_are_reflected_up_to_size(tmp_path_factory, height, width, size):
+def test_small_images_are_reflected_up_to_size(tmp_path_factory, height, width, size):
     folder = tmp_path_factory.mktemp("small")
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     write_image(folder / "a.png", image)
@@ -140,7 +140,7 @@ def test_small_pictures_are_reflected_up_to_size(tmp_path_factory, height, width
     crop = to_pixels(items[0]["gt"])
     assert crop.shape == (size, size, 3)
     for axis, side in enumerate((height, width)):
-        if side < size:  # reflected, so it starts with all of the picture and goes on mirrored
+        if side < size:  # reflected, so it starts with all of the image and goes on mirrored
             lines = np.moveaxis(crop, axis, 0)
             period = max(1, 2 * side - 2)
             for position in range(size):
@@ -229,9 +229,9 @@ def test_sixteen_bits_stay_sixteen(tmp_path):
 
 
 @pytest.mark.parametrize("phase", ["train", "val"])
-def test_samples_left_in_eight_bits_become_the_same_floats(pictures, phase):
+def test_samples_left_in_eight_bits_become_the_same_floats(hr_folder, phase):
     floats, bytes_ = (
-        dataset(pictures, phase=phase, half_size_probability=0.5, dtype=dtype)
+        dataset(hr_folder, phase=phase, half_size_probability=0.5, dtype=dtype)
         for dtype in ("float32", "uint8")
     )
     for index in range(4):
@@ -247,7 +247,9 @@ def test_sixteen_bits_are_never_cut_to_eight(tmp_path):
     cv2.imwrite(os.fspath(tmp_path / "a.png"), pixels)
     items = [dataset(tmp_path, phase="val", dtype=dtype)[0]["gt"] for dtype in ("float32", "uint8")]
     assert torch.equal(*items)
-    with pytest.raises(ImageFileError, match=r"a\.png: has 16 bits; .* needs dtype: float32"):
+    with pytest.raises(
+        ImageFileError, match=r"a\.png: has 16 bits per channel.* requires dtype: float32"
+    ):
         dataset(tmp_path, dtype="uint8")[0]
 
 
@@ -266,8 +268,8 @@ def test_every_value_becomes_the_float_that_the_host_computes(device):
 
 
 @pytest.mark.parametrize("lmdb_or_folder", ["folder", "lmdb"])
-def test_a_pair_depends_on_its_seed_alone(pictures, lmdb_folder, lmdb_or_folder):
-    items = dataset(lmdb_folder if lmdb_or_folder == "lmdb" else pictures)
+def test_a_pair_depends_on_its_seed_alone(hr_folder, lmdb_folder, lmdb_or_folder):
+    items = dataset(lmdb_folder if lmdb_or_folder == "lmdb" else hr_folder)
     before = torch.get_rng_state()
     first = items[2, 123]["gt"]
     assert (torch.get_rng_state() == before).all()
@@ -291,9 +293,9 @@ def test_a_sample_draws_the_same_number_whatever_the_options(tmp_path):
     assert len(states) == 1
 
 
-def test_validation_leaves_the_random_numbers_of_training_alone(pictures):
+def test_validation_leaves_the_random_numbers_of_training_alone(hr_folder):
     before = torch.get_rng_state()
-    _ = list(dataset(pictures, phase="val"))
+    _ = list(dataset(hr_folder, phase="val"))
     assert (torch.get_rng_state() == before).all()
 
 
@@ -309,7 +311,7 @@ def run_epochs(root, workers: int, epochs: int = 3, **changes) -> list[torch.Ten
     loader = build_dataloader(items, opt, num_gpu=1, dist=False, sampler=sampler, seed=7)
     result = []
     for _ in range(epochs):
-        sampler.set_epoch(0)  # the same order of pictures in every epoch, to compare crops
+        sampler.set_epoch(0)  # the same order of images in every epoch, to compare crops
         result.append(torch.cat([batch["gt"] for batch in loader]))
     return result
 
@@ -325,7 +327,7 @@ def test_crops_differ_between_epochs_and_are_the_same_after_the_same_seed(lmdb_f
 
 
 def test_crops_differ_between_workers(tmp_path):
-    # One picture again and again, so that the samples of a batch come from one worker each.
+    # One image again and again, so that the samples of a batch come from one worker each.
     write_image(
         tmp_path / "a.png",
         np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8),
@@ -353,8 +355,8 @@ def test_lmdb_in_workers_after_use_in_the_main_process(lmdb_folder, context):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_named_even_from_a_worker(pictures, tmp_path, workers):
-    shutil.copytree(pictures, tmp_path / "in")
+def test_a_broken_image_is_named_even_from_a_worker(hr_folder, tmp_path, workers):
+    shutil.copytree(hr_folder, tmp_path / "in")
     path = tmp_path / "in" / "coffee.png"
     path.write_bytes(path.read_bytes()[:-100])
     loader = DataLoader(dataset(tmp_path / "in"), batch_size=2, num_workers=workers)
@@ -362,7 +364,7 @@ def test_a_broken_picture_is_named_even_from_a_worker(pictures, tmp_path, worker
         list(loader)
 
 
-def test_an_lmdb_that_lacks_pictures(lmdb_folder, tmp_path):
+def test_an_lmdb_that_lacks_images(lmdb_folder, tmp_path):
     folder = tmp_path / "short.lmdb"
     shutil.copytree(lmdb_folder, folder)
     lines = (folder / "meta_info.txt").read_text()
@@ -387,36 +389,36 @@ def test_an_lmdb_that_lacks_pictures(lmdb_folder, tmp_path):
         dataset(folder)
 
 
-def test_an_lmdb_that_was_made_anew_under_the_same_name(pictures, lmdb_folder, tmp_path):
+def test_an_lmdb_that_was_made_anew_under_the_same_name(hr_folder, lmdb_folder, tmp_path):
     folder = tmp_path / "a.lmdb"
     shutil.copytree(lmdb_folder, folder)
     assert len(list(dataset(folder, phase="val"))) == 4
     shutil.rmtree(folder)
     (tmp_path / "in").mkdir()
-    image = read_image(list_images(pictures)[0])
+    image = read_image(list_images(hr_folder)[0])
     write_image(tmp_path / "in" / "astronaut.png", 255 - image)
     build_lmdb(tmp_path / "in", folder)
     (item,) = dataset(folder, phase="val")
     assert (to_pixels(item["gt"]) == 255 - image).all()
 
 
-def test_an_lmdb_that_basicsr_wrote(pictures, tmp_path, capsys):
+def test_an_lmdb_that_basicsr_wrote(hr_folder, tmp_path, capsys):
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     folder = tmp_path / "basicsr.lmdb"
-    names = sorted(os.listdir(pictures))
+    names = sorted(os.listdir(hr_folder))
     keys = [name.removesuffix(".png") for name in names]
-    make_lmdb_from_imgs(os.fspath(pictures), os.fspath(folder), names, keys)
+    make_lmdb_from_imgs(os.fspath(hr_folder), os.fspath(folder), names, keys)
     for item, name in zip(dataset(folder, phase="val"), names, strict=True):
-        assert (to_pixels(item["gt"]) == read_image(pictures / name)).all()
+        assert (to_pixels(item["gt"]) == read_image(hr_folder / name)).all()
 
 
-def test_lists(pictures, lmdb_folder, tmp_path):
+def test_lists(hr_folder, lmdb_folder, tmp_path):
     target = tmp_path / "root" / "Set 1" / "GTmod12"
     target.mkdir(parents=True)
     names = ["plain.png", "with space.PNG", "dots.in.it.jpg", "two  words.png"]
     for name in names:
-        shutil.copy(list_images(pictures)[0], target / name)
+        shutil.copy(list_images(hr_folder)[0], target / name)
     chosen = tmp_path / "list.txt"
     chosen.write_text(
         "Set 1/GTmod12/plain.png (96,96,3)\n"
@@ -434,23 +436,23 @@ def test_lists(pictures, lmdb_folder, tmp_path):
     assert [Path(item["gt_path"]).name for item in items] == ["chelsea", "rocket"]
 
     chosen.write_text("chelsea.png\ntea.png\nmilk.png\n")
-    for root in (pictures, lmdb_folder):
+    for root in (hr_folder, lmdb_folder):
         with pytest.raises(
             FileNotFoundError, match=r"list\.txt: .* not in .*: tea(\.png)? and 1 more$"
         ):
             dataset(root, meta_info_file=os.fspath(chosen))
-    chosen.write_text("chelsea.png\nno picture\n")
+    chosen.write_text("chelsea.png\nno image\n")
     with pytest.raises(ValueError, match=r"list\.txt: line 2 does not start with an image name"):
-        dataset(pictures, meta_info_file=os.fspath(chosen))
+        dataset(hr_folder, meta_info_file=os.fspath(chosen))
     chosen.write_text("\n")
     with pytest.raises(ValueError, match=r"list\.txt: lists no images"):
-        dataset(pictures, meta_info_file=os.fspath(chosen))
+        dataset(hr_folder, meta_info_file=os.fspath(chosen))
     with pytest.raises(FileNotFoundError, match=r"none\.txt"):
-        dataset(pictures, meta_info_file="none.txt")
+        dataset(hr_folder, meta_info_file="none.txt")
 
 
-def test_recursive(pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "deep" / "in")
+def test_recursive(hr_folder, tmp_path):
+    shutil.copytree(hr_folder, tmp_path / "deep" / "in")
     with pytest.raises(FileNotFoundError, match="no images in this folder"):
         dataset(tmp_path / "deep")
     assert len(dataset(tmp_path / "deep", recursive=True)) == 4
@@ -461,32 +463,35 @@ def test_recursive(pictures, tmp_path):
     [
         ({"gt_sise": 3}, r"Test: gt_sise is unknown \(nearest known: gt_size\)"),
         ({"phase": "absent"}, "phase is missing"),
-        ({"phase": "trian"}, "phase is 'trian': valid are train, val, test"),
+        ({"phase": "trian"}, "phase is 'trian': expected one of train, val, test"),
         ({"gt_size": "absent"}, "gt_size is missing"),
-        ({"gt_size": 0}, "gt_size is 0: a whole number from 1 is needed"),
-        ({"gt_size": "192"}, "gt_size is '192': a whole number"),
-        ({"mod_crop": 1.5}, "mod_crop is 1.5: a whole number"),
-        ({"dtype": "float16"}, "dtype is 'float16': valid are float32, uint8"),
-        ({"size_multiple": 0}, "size_multiple is 0: a whole number from 1 is needed"),
-        ({"half_size_probability": 2}, "half_size_probability is 2: a number from 0 to 1"),
+        ({"gt_size": 0}, "gt_size is 0: expected an integer >= 1"),
+        ({"gt_size": "192"}, "gt_size is '192': expected an integer"),
+        ({"mod_crop": 1.5}, "mod_crop is 1.5: expected an integer"),
+        ({"dtype": "float16"}, "dtype is 'float16': expected one of float32, uint8"),
+        ({"size_multiple": 0}, "size_multiple is 0: expected an integer >= 1"),
+        (
+            {"half_size_probability": 2},
+            "half_size_probability is 2: expected a number >= 0 and <= 1",
+        ),
         ({"half_size_probability": "half"}, "half_size_probability is 'half'"),
-        ({"use_hflip": "yes"}, "use_hflip is 'yes': true or false is needed"),
+        ({"use_hflip": "yes"}, "use_hflip is 'yes': expected true or false"),
         ({"dataroot_gt": "absent"}, "dataroot_gt is missing"),
-        ({"dataroot_gt": 3}, "dataroot_gt is 3: the path of a folder is needed"),
+        ({"dataroot_gt": 3}, "dataroot_gt is 3: expected the path of a folder"),
         ({"io_backend": {"type": "memcached"}}, "io_backend: type is 'memcached'"),
         ({"io_backend": "disk"}, "io_backend is not a mapping"),
-        ({"io_backend": {"type": "lmdb"}}, "type lmdb, but the name of dataroot_gt .* says disk"),
+        ({"io_backend": {"type": "lmdb"}}, "type lmdb, but dataroot_gt .* is of type disk"),
     ],
 )
-def test_options_that_do_not_fit(pictures, changes, message):
+def test_invalid_options(hr_folder, changes, message):
     with pytest.raises(ValueError, match=message):
-        dataset(pictures, **changes)
+        dataset(hr_folder, **changes)
 
 
-def test_options_that_may_be_left_out(lmdb_folder):
+def test_optional_options(lmdb_folder):
     opt = {"phase": "train", "dataroot_gt": lmdb_folder, "gt_size": 8, "io_backend": None}
     assert HRImageDataset(opt)[0]["gt"].shape == (3, 8, 8)
-    # BasicSR copies a top-level scale into the options of every data set.
+    # BasicSR copies a top-level scale into the options of every dataset.
     opt |= {"scale": 4, "prefetch_mode": None, "pin_memory": True, "dataset_enlarge_ratio": 100}
     assert len(HRImageDataset(opt)) == 4
 

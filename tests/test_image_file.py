@@ -31,13 +31,13 @@ INFO = LRInfo("aidn", (2.5, 4 / 3), (301, 400), "sha256:0123456789abcdef")
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def hr_image() -> np.ndarray:
     return data.astronaut()[:120, 60:210]
 
 
-def encoded(picture, file_format, mode="RGB", **options) -> bytes:
+def encoded(hr_image, file_format, mode="RGB", **options) -> bytes:
     buffer = io.BytesIO()
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = hr_image if isinstance(hr_image, Image.Image) else Image.fromarray(hr_image)
     image.convert(mode).save(buffer, file_format, **options)
     return buffer.getvalue()
 
@@ -50,20 +50,20 @@ MODES = [
 
 
 @pytest.mark.parametrize(("file_format", "mode"), MODES)
-def test_every_mode_becomes_rgb_as_pillow_has_it(picture, file_format, mode):
-    content = encoded(picture, file_format, mode)
+def test_every_mode_becomes_rgb_as_pillow_has_it(hr_image, file_format, mode):
+    content = encoded(hr_image, file_format, mode)
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
     got = decode_image(content, "x")
     assert got.dtype == np.uint8
-    assert got.shape == picture.shape
+    assert got.shape == hr_image.shape
     # JPEG decoders may differ by a rounding.
     assert np.abs(got - expected).max() <= (2 if file_format == "JPEG" else 0)
 
 
-def test_transparency_is_dropped_not_blended(picture):
-    image = Image.fromarray(picture).convert("RGBA")
-    image.putalpha(Image.fromarray(picture[..., 0]))
-    assert (decode_image(encoded(image, "PNG", "RGBA"), "x") == picture).all()
+def test_transparency_is_dropped_not_blended(hr_image):
+    image = Image.fromarray(hr_image).convert("RGBA")
+    image.putalpha(Image.fromarray(hr_image[..., 0]))
+    assert (decode_image(encoded(image, "PNG", "RGBA"), "x") == hr_image).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -77,10 +77,10 @@ def test_sixteen_bits_are_kept(channels):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
-def test_pictures_come_upright(picture, file_format, orientation):
+def test_images_come_upright(hr_image, file_format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = encoded(picture, file_format, exif=exif)
+    content = encoded(hr_image, file_format, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     got = decode_image(content, "x").astype(int)
     assert got.shape == (upright.height, upright.width, 3)
@@ -88,8 +88,8 @@ def test_pictures_come_upright(picture, file_format, orientation):
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP"])
-def test_the_first_of_several_frames_is_read(picture, file_format):
-    frames = [Image.fromarray(np.rot90(picture, turn)[:100, :100].copy()) for turn in range(3)]
+def test_the_first_of_several_frames_is_read(hr_image, file_format):
+    frames = [Image.fromarray(np.rot90(hr_image, turn)[:100, :100].copy()) for turn in range(3)]
     buffer = io.BytesIO()
     options = {"lossless": True} if file_format == "WEBP" else {}
     frames[0].save(buffer, file_format, save_all=True, append_images=frames[1:], **options)
@@ -102,13 +102,11 @@ def test_the_first_of_several_frames_is_read(picture, file_format):
 )
 @pytest.mark.parametrize("rest", ["cut", "zeros"])
 @pytest.mark.parametrize("part", [0.001, 0.1, 0.6, 0.999])
-def test_a_file_that_stops_too_early_is_an_error(
-    tmp_path, picture, file_format, options, rest, part
-):
+def test_a_truncated_file_is_an_error(tmp_path, hr_image, file_format, options, rest, part):
     exif = Image.Exif()
-    thumbnail = encoded(picture[:20, :20], "JPEG")  # brings an end mark of its own
+    thumbnail = encoded(hr_image[:20, :20], "JPEG")  # brings an end mark of its own
     exif.get_ifd(0x8769)[0x927C] = thumbnail
-    content = encoded(picture, file_format, exif=exif, **options)
+    content = encoded(hr_image, file_format, exif=exif, **options)
     length = int(len(content) * part)
     path = tmp_path / "half.img"
     path.write_bytes(content[:length] + bytes(len(content) - length) * (rest == "zeros"))
@@ -119,22 +117,22 @@ def test_a_file_that_stops_too_early_is_an_error(
             read_info(path)
 
 
-def test_a_whole_file_may_go_on_behind_its_end(picture):
+def test_data_after_the_end_of_a_file_is_ignored(hr_image):
     for file_format in ("PNG", "JPEG"):
-        content = encoded(picture, file_format)
+        content = encoded(hr_image, file_format)
         whole = decode_image(content, "x")
-        assert (decode_image(content + b"\xff\xda motion picture" * 99, "x") == whole).all()
+        assert (decode_image(content + b"\xff\xda motion image" * 99, "x") == whole).all()
 
 
-def test_a_flipped_bit_in_a_png_is_an_error(picture):
-    content = bytearray(encoded(picture, "PNG", compress_level=0))
+def test_a_flipped_bit_in_a_png_is_an_error(hr_image):
+    content = bytearray(encoded(hr_image, "PNG", compress_level=0))
     content[len(content) // 2] ^= 1
     with pytest.raises(ImageFileError, match=r"flipped\.png: broken"):
         decode_image(bytes(content), "flipped.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
-def test_what_is_no_picture_is_an_error_that_names_the_file(tmp_path, content):
+def test_a_file_that_is_not_an_image_is_an_error_that_names_it(tmp_path, content):
     path = tmp_path / "odd.png"
     path.write_bytes(content)
     with pytest.raises(ImageFileError, match=r"odd\.png: "):
@@ -168,32 +166,32 @@ def test_to_float_refuses_other_integers():
         to_float(np.zeros(3, np.int64))
 
 
-def test_png_keeps_the_pixels(tmp_path, picture):
-    write_image(tmp_path / "a.png", picture[:, ::-1], info=INFO)
-    assert (read_image(tmp_path / "a.png") == picture[:, ::-1]).all()
+def test_png_keeps_the_pixels(tmp_path, hr_image):
+    write_image(tmp_path / "a.png", hr_image[:, ::-1], info=INFO)
+    assert (read_image(tmp_path / "a.png") == hr_image[:, ::-1]).all()
     assert os.listdir(tmp_path) == ["a.png"]
 
 
-def test_jpeg_quality_and_chroma(tmp_path, picture):
+def test_jpeg_quality_and_chroma(tmp_path, hr_image):
     sizes = []
     for quality in (20, None, 100):
-        write_image(tmp_path / "a.jpg", picture, quality=quality)
+        write_image(tmp_path / "a.jpg", hr_image, quality=quality)
         with Image.open(tmp_path / "a.jpg") as image:
             assert image.layer[0][1:3] == (2, 2)  # luma sampled twice as finely: 4:2:0
         sizes.append((tmp_path / "a.jpg").stat().st_size)
     assert sizes == sorted(sizes)
-    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - picture).mean() < 4
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - hr_image).mean() < 4
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
-def test_other_readers_open_a_file_with_info(tmp_path, picture, suffix):
+def test_other_readers_open_a_file_with_info(tmp_path, hr_image, suffix):
     path = tmp_path / f"a{suffix}"
-    write_image(path, picture, info=INFO)
+    write_image(path, hr_image, info=INFO)
     assert read_info(path) == INFO
     with Image.open(path) as image:
         image.load()
         assert image.size == (150, 120)
-    assert cv2.imread(os.fspath(path)).shape == picture.shape
+    assert cv2.imread(os.fspath(path)).shape == hr_image.shape
 
 
 infos = st.builds(
@@ -213,16 +211,16 @@ def test_info_comes_back_exactly(tmp_path_factory, info, suffix):
     assert read_info(path) == info
 
 
-def test_plain_pictures_carry_nothing(tmp_path, picture):
+def test_plain_images_carry_nothing(tmp_path, hr_image):
     for suffix, (file_format, mode) in itertools.product((".png", ".bin"), MODES):
         path = tmp_path / f"plain{suffix}"
-        path.write_bytes(encoded(picture, file_format, mode))
+        path.write_bytes(encoded(hr_image, file_format, mode))
         assert read_info(path) is None
 
 
-def test_comments_of_others_do_not_hide_the_info(tmp_path, picture):
+def test_comments_of_others_do_not_hide_the_info(tmp_path, hr_image):
     path = tmp_path / "a.jpg"
-    write_image(path, picture, info=INFO)
+    write_image(path, hr_image, info=INFO)
     content = path.read_bytes()
     comment = b"made by another tool"
     segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
@@ -233,9 +231,9 @@ def test_comments_of_others_do_not_hide_the_info(tmp_path, picture):
     assert read_info(path) == INFO
 
 
-def test_a_chunk_behind_the_pixels_is_found(tmp_path, picture):
+def test_a_chunk_behind_the_pixels_is_found(tmp_path, hr_image):
     path = tmp_path / "a.png"
-    write_image(path, picture)
+    write_image(path, hr_image)
     content = path.read_bytes()
     chunk = b"tEXtrescale\0" + INFO.to_json().encode()
     chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -243,10 +241,10 @@ def test_a_chunk_behind_the_pixels_is_found(tmp_path, picture):
     assert read_info(path) == INFO
 
 
-def test_reading_the_info_of_a_png_decodes_no_pixels(tmp_path, picture):
+def test_reading_the_info_of_a_png_decodes_no_pixels(tmp_path, hr_image):
     path = tmp_path / "a.png"
     for options in ({}, {"info": INFO}):
-        write_image(path, picture, **options)
+        write_image(path, hr_image, **options)
         content = path.read_bytes()
         start = content.index(b"IDAT")
         path.write_bytes(content[: start + 99] + bytes(9) + content[start + 108 :])
@@ -256,7 +254,7 @@ def test_reading_the_info_of_a_png_decodes_no_pixels(tmp_path, picture):
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
-def test_other_kinds_of_text_chunks_are_read(tmp_path, picture, kind):
+def test_other_kinds_of_text_chunks_are_read(tmp_path, hr_image, kind):
     text = INFO.to_json().encode()
     body = {
         b"zTXt": b"rescale\0\0" + zlib.compress(text),
@@ -264,7 +262,7 @@ def test_other_kinds_of_text_chunks_are_read(tmp_path, picture, kind):
     }[kind]
     chunk = struct.pack(">I", len(body)) + kind + body
     chunk += struct.pack(">I", zlib.crc32(kind + body))
-    content = encoded(picture, "PNG")
+    content = encoded(hr_image, "PNG")
     path = tmp_path / "a.png"
     for place in (33, len(content) - 12):  # before the pixels, and behind them
         path.write_bytes(content[:place] + chunk + content[place:])
@@ -317,7 +315,7 @@ def test_malformed_info_is_an_error_that_names_the_file(tmp_path, text, suffix):
         path.write_bytes(content)
     else:
         image.save(path, comment=f"rescale:{text}")
-    with pytest.raises(ValueError, match=r"bad\.(png|jpg): malformed rescale info: "):
+    with pytest.raises(ValueError, match=r"bad\.(png|jpg): malformed record: "):
         read_info(path)
 
 
@@ -354,7 +352,7 @@ def test_garbage_is_read_or_refused_but_never_worse(tmp_path_factory, noise, fil
         ("a.jpg", np.zeros((2, 2, 3), np.uint8), {"quality": 0}, r"a\.jpg: quality must be from"),
     ],
 )
-def test_what_cannot_be_written(tmp_path, name, image, options, message):
+def test_invalid_arguments_for_writing(tmp_path, name, image, options, message):
     with pytest.raises(ValueError, match=message):
         write_image(tmp_path / name, image, **options)
     assert not list(tmp_path.iterdir())
@@ -386,12 +384,12 @@ def test_a_full_disk_leaves_the_older_file_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_pictures_over_pillows_limit_are_read_and_written(tmp_path, monkeypatch, picture):
+def test_images_over_pillows_limit_are_read_and_written(tmp_path, monkeypatch, hr_image):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     for name in ("a.png", "a.jpg"):
-        write_image(tmp_path / name, picture, info=INFO)
+        write_image(tmp_path / name, hr_image, info=INFO)
         assert read_info(tmp_path / name) == INFO
-        assert read_image(tmp_path / name).shape == picture.shape
+        assert read_image(tmp_path / name).shape == hr_image.shape
 
 
 def test_list_images(tmp_path):
@@ -411,7 +409,7 @@ def test_list_images(tmp_path):
         list_images(Path(tmp_path, "notes.txt"))
 
 
-def test_reading_pictures_needs_neither_torch_nor_basicsr():
+def test_reading_images_needs_neither_torch_nor_basicsr():
     code = "import sys, rescale_data.image_file; print(*{'torch', 'basicsr'} & set(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

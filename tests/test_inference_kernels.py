@@ -1,4 +1,4 @@
-"""What cuDNN is told while images are evaluated or restored."""
+"""Settings of cuDNN while images are evaluated or restored."""
 
 import threading
 from collections.abc import Iterator
@@ -50,9 +50,9 @@ def test_an_image_is_computed_in_fp32(seen: set[tuple[bool, bool, bool]]) -> Non
 
 
 def test_validation_is_in_fp32_and_training_as_pytorch_has_it(
-    lmdb: Path, pictures: Path, tmp_path: Path, seen: set[tuple[bool, bool, bool]]
+    lmdb: Path, hr_folder: Path, tmp_path: Path, seen: set[tuple[bool, bool, bool]]
 ) -> None:
-    options = train_options(lmdb, pictures)
+    options = train_options(lmdb, hr_folder)
     options["train"]["total_iter"] = 1
     options["val"]["val_freq"] = 1
     train(tmp_path, options)
@@ -60,7 +60,7 @@ def test_validation_is_in_fp32_and_training_as_pytorch_has_it(
     assert {flags for flags in seen if not flags[0]} == {(False, False, False)}
     seen.clear()
     weights = tmp_path / "experiments" / "small" / "models" / "net_g_latest.pth"
-    run_test(tmp_path, test_options(pictures, weights))
+    run_test(tmp_path, test_options(hr_folder, weights))
     assert seen == {(False, False, False)}
 
 

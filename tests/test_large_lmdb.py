@@ -1,4 +1,4 @@
-"""A large LMDB costs no more per picture than a small one, in time and in memory."""
+"""A large LMDB costs no more per image than a small one, in time and in memory."""
 
 import json
 import os
@@ -48,7 +48,7 @@ print(json.dumps(costs))
 
 
 def cost(folder: Path, count: int) -> Cost:
-    """Seconds and bytes of making and reading an LMDB of ``count`` pictures."""
+    """Seconds and bytes of making and reading an LMDB of ``count`` images."""
     (folder / "in").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(4):  # a file has at most 65,000 names
@@ -62,14 +62,14 @@ def cost(folder: Path, count: int) -> Cost:
 
 
 @pytest.mark.slow
-def test_the_cost_of_a_picture_does_not_grow(tmp_path: Path) -> None:
+def test_the_cost_of_an_image_does_not_grow(tmp_path: Path) -> None:
     small = [cost(tmp_path / f"small{attempt}", 1_000) for attempt in range(3)]
     large = cost(tmp_path / "large", 100_000)
     for kind in ("build", "read"):
         assert large[kind] < 2 * max(entry[kind] for entry in small), (kind, small, large)
     assert large["listed"] < 200  # at the peak: a string of 76 bytes, its place in a list, "held"
     assert large["held"] < 40  # the name has 15 bytes, its place in the table 8
-    # one batch of pictures, what LMDB maps, and names
+    # one batch of images, what LMDB maps, and names
     assert large["memory"] < 160 * 2**20
 
 

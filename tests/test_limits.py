@@ -1,4 +1,4 @@
-"""`rescale down --max-bytes`: every file within its limits, and none smaller than it has to be."""
+"""`rescale down --max-bytes`: every file is within its limits, and not smaller than necessary."""
 
 from __future__ import annotations
 
@@ -187,11 +187,13 @@ def test_hints_go_with_limits(down: Any) -> None:
         (["--max-bytes", "9k", "--fit", "40"], 1, "cannot fit 200x200 into 40"),
         (["--max-bytes", "9k", "--quality", "90"], 2, "--max-bytes chooses the quality"),
         (["--max-bytes", "9k", "--effort", "2"], 2, "--effort is not supported with --max-bytes"),
-        (["--max-bytes", "lots"], 2, "'lots' is not a number of bytes: valid are 150000, 150k"),
+        (["--max-bytes", "lots"], 2, "'lots' is not a number of bytes: expected 150000, 150k"),
         (["--max-bytes", "0"], 2, "'0' is less than a byte"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_named(options: list[str], code: int, culprit: str, down: Any) -> None:
+def test_impossible_limits_are_named(
+    options: list[str], code: int, culprit: str, down: Any
+) -> None:
     write_image("a.png", photographs(1, 200)["0-astronaut"])
     got, _, errors = down("a.png", "-o", "b.jpg", *options)
     assert got == code
@@ -200,7 +202,7 @@ def test_what_cannot_be_is_named(options: list[str], code: int, culprit: str, do
     assert not Path("b.jpg").exists()
 
 
-def test_one_file_that_cannot_does_not_stop_the_rest(down: Any) -> None:
+def test_a_file_that_does_not_fit_does_not_stop_the_others(down: Any) -> None:
     Path("in").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     write_image("in/noise.png", noise)
@@ -222,6 +224,6 @@ def test_numbers_of_bytes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "k", "-5", "5G", "5ib", "1e5", "0.0001", "5 5"])
-def test_what_is_no_number_of_bytes(text: str) -> None:
+def test_invalid_numbers_of_bytes(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         byte_count(text)

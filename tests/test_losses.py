@@ -108,7 +108,7 @@ LOSSY = {
     "CMYK TIFF": (encoded(IMAGE.convert("CMYK"), "TIFF"), Loss.COLORS),
     "PNG 16 bits": (cv2.imencode(".png", RGB.astype(np.uint16) * 257)[1].tobytes(), Loss.DEPTH),
     "TIFF 16 bits": (as_tiff(RGB.astype(np.uint16) * 257, photometric="rgb"), Loss.DEPTH),
-    "TIFF 16 bits grey": (as_tiff(RGB[..., 0] * np.uint16(257)), Loss.DEPTH),
+    "TIFF 16 bits gray": (as_tiff(RGB[..., 0] * np.uint16(257)), Loss.DEPTH),
     "PNM 10 bits": (
         b"P6 64 48 1023\n" + (RGB.astype(">u2") * 4).tobytes(),
         Loss.DEPTH,
@@ -186,7 +186,7 @@ LOSSLESS = {
     "sRGB code points": with_chunk(b"cICP", bytes([1, 13, 0, 1])),
     "sRGB chunk": with_chunk(b"sRGB", b"\0"),
     "JPEG": encoded(IMAGE, "JPEG"),
-    "grey": encoded(IMAGE.convert("L"), "PNG"),
+    "gray": encoded(IMAGE.convert("L"), "PNG"),
     "palette": encoded(IMAGE.quantize(16), "PNG"),
     "TIFF": as_tiff(RGB, photometric="rgb"),
     "compressed TIFF": encoded(IMAGE, "TIFF", compression="tiff_lzw", dpi=(300, 300)),
@@ -263,7 +263,7 @@ def test_a_folder_gets_one_line_for_each_kind_of_loss(tmp_path, monkeypatch, cap
     ]
 
 
-def test_pillow_does_not_talk_beside_the_one_line_of_an_error(tmp_path, monkeypatch, capsys):
+def test_pillow_prints_nothing_besides_the_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     content = as_tiff(RGB, photometric="rgb")
     Path("cut.tif").write_bytes(content[:20])

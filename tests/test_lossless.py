@@ -1,4 +1,4 @@
-"""Formats that keep every pixel, and those that do not."""
+"""Lossless and lossy formats."""
 
 from __future__ import annotations
 

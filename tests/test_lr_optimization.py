@@ -1,4 +1,4 @@
-"""Optimised LR images: windows, fidelity, and what is gained."""
+"""Optimized LR images: windows, fidelity, and gain."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def decibels(before: float, after: float) -> float:
     return float(10 * np.log10(before / after))
 
 
-def picture(path: Path) -> Tensor:
+def hr_image(path: Path) -> Tensor:
     return to_tensor(read_image(path))
 
 
@@ -145,16 +145,16 @@ def test_windows_of_the_bicubic_image_join(height: int, width: int, scale: float
     assert bool((seen >= 1).all())
 
 
-# the optimisation ---------------------------------------------------------------------------------
+# the optimization ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("scale", "gain"), [(1.5, 0.8), (2.0, 0.8), (2.5, 0.5), ((3.0, 2.0), 0.5), (4.0, 0.3)]
 )
 def test_ten_steps_gain_and_leave_the_lr_image_as_faithful(
-    scale: Any, gain: float, pictures: Path
+    scale: Any, gain: float, hr_folder: Path
 ) -> None:
-    net, hr = trained_aidn(), picture(pictures / "astronaut.png")
+    net, hr = trained_aidn(), hr_image(hr_folder / "astronaut.png")
     search = find_architecture("aidn").search
     assert search is not None
     lr = optimized(net, hr, scale, 10, search)
@@ -168,8 +168,8 @@ def test_no_step_changes_nothing() -> None:
     assert torch.equal(optimized(random_aidn(), hr, 2, 0, WHOLE), downscaled(random_aidn(), hr, 2))
 
 
-def test_equal_images_get_equal_lr_images(pictures: Path) -> None:
-    hr, net = picture(pictures / "coffee.png")[..., :60, :70], trained_aidn()
+def test_equal_images_get_equal_lr_images(hr_folder: Path) -> None:
+    hr, net = hr_image(hr_folder / "coffee.png")[..., :60, :70], trained_aidn()
     search = replace(WHOLE, side=16)
     first, second = (optimized(net, hr, 2.2, 3, search) for _ in range(2))
     assert torch.equal(first, second)
@@ -177,9 +177,9 @@ def test_equal_images_get_equal_lr_images(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(("scale", "side"), [(2.0, 40), (3.3, 20)])
-def test_windows_agree_with_the_whole(scale: float, side: int, pictures: Path) -> None:
+def test_windows_agree_with_the_whole(scale: float, side: int, hr_folder: Path) -> None:
     """Four windows, of a fraction of the usual size, with all the more edges between them."""
-    net, hr = trained_aidn(), picture(pictures / "chelsea.png")
+    net, hr = trained_aidn(), hr_image(hr_folder / "chelsea.png")
     whole = optimized(net, hr, scale, 10, WHOLE)
     search = find_architecture("aidn").search
     assert search is not None
@@ -203,7 +203,7 @@ def test_any_image_is_restored_no_worse(
 
 
 @pytest.mark.parametrize(("factor", "stage"), [(16, 1), (16, 2), (32, 1), (32, 2)])
-def test_vqir_is_optimised_through_its_codes(factor: int, stage: int) -> None:
+def test_vqir_is_optimized_through_its_codes(factor: int, stage: int) -> None:
     net = tiny_vqir(factor, stage).requires_grad_(False)
     torch.manual_seed(0)
     size = 3 * factor, 2 * factor - 3
@@ -232,9 +232,9 @@ def test_progress_ends_at_one() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     net, hr = random_aidn(), torch.rand(1, 3, 40, 30)
-    with pytest.raises(ValueError, match="effort is -1: a number of steps from 0 is needed"):
+    with pytest.raises(ValueError, match="effort is -1: expected a number of steps >= 0"):
         optimized(net, hr, 2, -1, WHOLE)
     lr = downscaled(net, hr, 2)
     for wrong in (lr.float(), lr[..., 1:]):
-        with pytest.raises(ValueError, match=r"torch\.uint8 of \(1, 3, 20, 15\) is needed"):
+        with pytest.raises(ValueError, match=r"expected torch\.uint8 of \(1, 3, 20, 15\)$"):
             optimize_lr(net, wrong, reader(hr), (40, 30), 2, 1, WHOLE)

@@ -1,4 +1,4 @@
-"""Memory of real `rescale` processes: it must not grow with the picture, but for the picture."""
+"""Memory of real `rescale` processes, which must not grow with the image except for its pixels."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_tiles_bound_the_memory(tmp_path: Path) -> None:
         # the C library cannot reuse.
         growth = above[command, 3000] - above[command, 750]
         assert growth < 5 * 3 * (2000 * 3000 - 1000 * 750) + 64 * MIB, above
-        # Layer by layer, each map of the larger picture would need 366 MiB.
+        # Layer by layer, each map of the larger image would need 366 MiB.
         assert above[command, 3000] < 320 * MIB, above
 
 

@@ -1,4 +1,4 @@
-"""What a wheel holds, and what each way of installing leaves in an environment."""
+"""The contents of the wheel, and the results of each way of installing."""
 
 import configparser
 import os
@@ -77,7 +77,7 @@ def test_wheel_holds_the_packages_the_hook_and_the_command(wheel: Path) -> None:
     assert "\nRequires-Python: >=3.11\n" in metadata
 
 
-def test_shipped_weights_are_in_the_wheel(wheel: Path) -> None:
+def test_included_weights_are_in_the_wheel(wheel: Path) -> None:
     weights = {p.relative_to(ROOT).as_posix() for p in (ROOT / "rescale_app/weights").glob("*")}
     with zipfile.ZipFile(wheel) as archive:
         assert weights <= set(archive.namelist())

@@ -127,22 +127,22 @@ def test_effort_is_that_of_the_command(
 
     plain = through_png(source, small, 2.5, tmp_path / "none", nothing, ENOUGH)
     trip = through_png(source, small, 2.5, tmp_path / "png", tell, ENOUGH, effort=4)
-    assert [text for text, _ in told].count("Optimising") == 4
+    assert [text for text, _ in told].count("Optimizing") == 4
     assert told == sorted(told, key=lambda step: step[1])
     assert trip.quality.psnr > plain.quality.psnr
     expected = Rescaler("aidn-small", "cpu", effort=4).downscale(hr, 2.5)
     assert np.array_equal(read_image(trip.lr_file), expected.pixels)
-    assert "4 steps of optimisation" in results.png_html(trip, "Fast")
+    assert "4 steps of optimization" in results.png_html(trip, "Fast")
     assert "Effort</dt><dd>none" in results.png_html(plain, "Fast")
 
     told.clear()
     jpeg = through_jpeg(trip, plus, 80, tmp_path / "jpeg", tell, effort=2)
-    assert [text for text, _ in told].count("Optimising") == 2
+    assert [text for text, _ in told].count("Optimizing") == 2
     assert told == sorted(told, key=lambda step: step[1])
     expected = Rescaler("aidn-plus", "cpu", effort=2, jpeg_quality=80).downscale(hr, 2.5)
     assert np.array_equal(jpeg.lr.pixels, expected.pixels)
-    assert "2 steps of optimisation" in results.jpeg_html(trip, jpeg, "For JPEG")
-    # an LR image that was optimised for PNG is not used for JPEG
+    assert "2 steps of optimization" in results.jpeg_html(trip, jpeg, "For JPEG")
+    # an LR image that was optimized for PNG is not used for JPEG
     same = through_png(source, plus, 2.5, tmp_path / "other", nothing, ENOUGH, effort=1)
     assert through_jpeg(same, plus, 80, tmp_path / "jpeg", nothing).lr is not same.lr
     assert [(each.effort, each.jpeg_quality) for each in (small, plus)] == [(0, None)] * 2
@@ -152,7 +152,7 @@ def test_effort_ends_when_progress_raises(source: Source, tmp_path: Path) -> Non
     rescaler = Rescaler("aidn-small", "cpu")
 
     def stop(text: str, done: float) -> None:
-        if text == "Optimising":
+        if text == "Optimizing":
             raise Cancelled(False)
 
     with pytest.raises(Cancelled):
@@ -178,7 +178,7 @@ def test_effort_is_offered_where_the_network_supports_it(
         return [update async for update in handlers.shrink(*inputs)][-1]
 
     with Workspace() as workspace:
-        for rescaler, expected in ((able, "2 steps of optimisation"), (unable, "none")):
+        for rescaler, expected in ((able, "2 steps of optimization"), (unable, "none")):
             handlers = Handlers({"aidn-small": rescaler}, workspace, ENOUGH)
             built = page.build(handlers, {"Sample": source.path}, (Markup(), Markup()))
             blocks = {block.elem_id: block for block in built.blocks.values()}
@@ -303,7 +303,7 @@ def test_impossible_longest_side_is_named(longest: int) -> None:
         scale_for_longest((HEIGHT, WIDTH), longest)
 
 
-def test_error_map_has_the_colours_of_its_scale() -> None:
+def test_error_map_has_the_colors_of_its_scale() -> None:
     rng = np.random.default_rng(1)
     one, other = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
     levels = error_levels(one, other)

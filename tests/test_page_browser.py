@@ -313,7 +313,7 @@ def test_effort(page: Page, images: Path, tmp_path: Path) -> None:
     page.wait_until_idle()
     for where, before in without.items():
         page.one(f"{where} summary").click()
-        page.wait_for(f"{where} .rescale-facts", "3 steps of optimisation")
+        page.wait_for(f"{where} .rescale-facts", "3 steps of optimization")
         assert page.run(psnr, where) >= before > 20
     # an unchanged `rescale up` restores the file to what the page shows
     views = page.links("#result")
@@ -337,7 +337,7 @@ def test_effort(page: Page, images: Path, tmp_path: Path) -> None:
 def test_effort_can_be_cancelled(page: Page, images: Path) -> None:
     page.set("effort", 30)
     page.upload(images / "medium.png")
-    until(lambda: re.search(r"^\d+ % Optimising, about \d+ \w+ left$", page.text("#status")))
+    until(lambda: re.search(r"^\d+ % Optimizing, about \d+ \w+ left$", page.text("#status")))
     heading = page.text("#result h2")
     page.one("#cancel").click()
     page.wait_for("#status", "Cancelled.")

@@ -27,8 +27,8 @@ def golden(name: str) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def picture(case: np.ndarray) -> tuple[Tensor, float]:
-    """The picture of a case (seed, H, W, ratio), and the ratio."""
+def hr_image(case: np.ndarray) -> tuple[Tensor, float]:
+    """The image of a case (seed, H, W, ratio), and the ratio."""
     seed, height, width = (int(value) for value in case[:3])
     return torch.from_numpy(recipe.image(seed, height, width)), float(case[3])
 
@@ -48,7 +48,7 @@ def test_state_dict_entries(networks: dict[str, AIDN], name: str) -> None:
 @torch.inference_mode()
 def test_outputs(networks: dict[str, AIDN], name: str, number: int) -> None:
     expected = golden(name)
-    hr, scale = picture(expected[f"case{number}"])
+    hr, scale = hr_image(expected[f"case{number}"])
     net = networks[name]
     lr = net.downscale(hr, scale)
     expected_lr = torch.from_numpy(expected[f"lr{number}"])
@@ -62,7 +62,7 @@ def test_outputs(networks: dict[str, AIDN], name: str, number: int) -> None:
 
 def test_gradients() -> None:
     expected = golden("aidn_grad")
-    hr, scale = picture(expected["case"])
+    hr, scale = hr_image(expected["case"])
     hr = torch.cat([hr, hr.flip(-1)])
     net = recipe.fill(AIDN()).train()
     lr, restored = net(hr, scale)
@@ -80,9 +80,9 @@ def test_gradients() -> None:
 @pytest.mark.parametrize("number", range(6))
 def test_bicubic(number: int) -> None:
     expected = golden("bicubic")
-    picture32, ratio = picture(expected[f"case{number}"])
+    hr_image32, ratio = hr_image(expected[f"case{number}"])
     y = torch.from_numpy(expected[f"y{number}"])
-    ours = imresize(picture32.double(), (y.shape[-2], y.shape[-1]), ratio)
+    ours = imresize(hr_image32.double(), (y.shape[-2], y.shape[-1]), ratio)
     torch.testing.assert_close(ours, y, rtol=0, atol=1e-12)
-    single = imresize(picture32, (y.shape[-2], y.shape[-1]), ratio)
+    single = imresize(hr_image32, (y.shape[-2], y.shape[-1]), ratio)
     torch.testing.assert_close(single.double(), y, rtol=0, atol=1e-6)

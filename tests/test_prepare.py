@@ -79,7 +79,7 @@ def test_sub_images_lie_where_basicsr_puts_them(tmp_path, source):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 40), st.integers(4, 40))
-def test_sub_images_cover_the_picture(tmp_path_factory, height, width, size, step):
+def test_sub_images_cover_the_image(tmp_path_factory, height, width, size, step):
     folder = tmp_path_factory.mktemp("cover")
     (folder / "in").mkdir()
     image = noise(height, width)
@@ -198,10 +198,10 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("out", MAKERS)
-def test_bad_pictures_are_all_reported_and_the_rest_is_kept(tmp_path, source, out):
+def test_bad_images_are_all_reported_and_the_rest_is_kept(tmp_path, source, out):
     whole = (source / "a.png").read_bytes()
     (source / "a.png").write_bytes(whole[:-500])
-    (source / "text.jpg").write_text("no picture")
+    (source / "text.jpg").write_text("no image")
     with pytest.raises(BadPicturesError, match="2 of 4 images cannot be used") as caught:
         MAKERS[out](source, tmp_path / out)
     assert [re.search(r"\w+\.\w+: ", line)[0] for line in caught.value.reasons] == [
@@ -233,12 +233,12 @@ def test_bad_pictures_are_all_reported_and_the_rest_is_kept(tmp_path, source, ou
 @pytest.mark.parametrize("out", MAKERS)
 def test_nothing_is_replaced(tmp_path, source, out):
     (tmp_path / out).mkdir()
-    with pytest.raises(FileExistsError, match=f"{re.escape(out)}: exists already"):
+    with pytest.raises(FileExistsError, match=f"{re.escape(out)}: already exists"):
         MAKERS[out](source, tmp_path / out)
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_work_begun_with_other_settings_is_not_mixed(tmp_path, source):
+def test_work_begun_with_other_settings_is_not_continued(tmp_path, source):
     (source / "bad.png").write_text("")
     with pytest.raises(BadPicturesError):
         extract_sub_images(source, tmp_path / "out", size=20)
@@ -246,15 +246,15 @@ def test_work_begun_with_other_settings_is_not_mixed(tmp_path, source):
         extract_sub_images(source, tmp_path / "out", size=30)
 
 
-def test_a_folder_of_someone_else_is_left_alone(tmp_path, source):
+def test_a_folder_that_was_not_created_by_the_command_is_left_alone(tmp_path, source):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "mine.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match=r"out\.partial: in the way"):
+    with pytest.raises(FileExistsError, match=r"out\.partial: exists, but was not created"):
         crop_to_multiple(source, tmp_path / "out")
     assert contents(tmp_path / "out.partial") == {"mine.txt": b"precious"}
 
 
-def test_a_picture_that_vanished_between_runs_is_named(tmp_path, source):
+def test_an_image_that_vanished_between_runs_is_named(tmp_path, source):
     (source / "bad.png").write_text("")
     with pytest.raises(BadPicturesError):
         crop_to_multiple(source, tmp_path / "out")
@@ -304,7 +304,7 @@ def test_numbers_out_of_range(tmp_path, source, arguments, message):
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
     reason="needs two cores, and a way to keep to one of them",
 )
-def test_a_process_that_is_kept_to_one_core_uses_one_thread(tmp_path, monkeypatch):
+def test_a_process_limited_to_one_core_uses_one_thread(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     for number in range(8):
         write_image(tmp_path / "in" / f"{number}.png", noise(20, 20, number))
@@ -325,7 +325,7 @@ def test_a_process_that_is_kept_to_one_core_uses_one_thread(tmp_path, monkeypatc
     assert len(threads) == 1
 
 
-def test_no_pictures(tmp_path):
+def test_no_images(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(FileNotFoundError, match="in: no images"):
         write_meta_info(tmp_path / "in", tmp_path / "out.txt")
@@ -344,7 +344,7 @@ from rescale_app.commands import prepare as command
 from rescale_data import prepare
 prepare.BATCH_BYTES = 100_000
 decode = prepare.decode_image
-prepare.decode_image = lambda *picture: (time.sleep(0.01), decode(*picture))[1]
+prepare.decode_image = lambda *image: (time.sleep(0.01), decode(*image))[1]
 if sys.argv[1] != "0":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
@@ -420,8 +420,8 @@ def test_a_full_disk_ends_in_one_line_and_can_be_continued(tmp_path, command):
     assert len(stored(out) if command == "lmdb" else list(out.iterdir())) == 30
 
 
-def test_the_command_reports_bad_pictures_line_by_line(tmp_path, source):
-    (source / "bad.png").write_text("no picture")
+def test_the_command_reports_bad_images_line_by_line(tmp_path, source):
+    (source / "bad.png").write_text("no image")
     process = start("meta-info", source, tmp_path / "list.txt")
     _, errors = process.communicate()
     assert process.returncode == 1

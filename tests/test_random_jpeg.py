@@ -1,4 +1,4 @@
-"""JPEG of random quality in training: what is drawn, real values, differentiable gradients."""
+"""JPEG of random quality in training: distribution, real values, differentiable gradients."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def test_a_single_quality_and_chroma() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"quality": (95, 60)}, r"jpeg quality \[95, 60\]: valid are the lowest and the highest"),
+        ({"quality": (95, 60)}, r"jpeg quality \[95, 60\]: expected the lowest and the highest"),
         ({"quality": (0, 60)}, r"jpeg quality \[0, 60\]"),
         ({"quality": (60, 101)}, r"jpeg quality \[60, 101\]"),
-        ({"chroma": [422]}, "JPEG chroma 422: valid are 420, 444"),
-        ({"chroma": []}, r"jpeg chroma \[\]: at least one of 420, 444"),
+        ({"chroma": [422]}, "JPEG chroma 422: expected one of 420, 444"),
+        ({"chroma": []}, r"jpeg chroma \[\]: expected at least one of 420, 444"),
     ],
 )
 def test_wrong_options(wrong: dict[str, Any], message: str) -> None:
@@ -157,9 +157,9 @@ def test_webp() -> None:
 
 def test_impossible_files() -> None:
     pixels = to_pixels(images(1))
-    with pytest.raises(ValueError, match="JPEG quality 0: valid are 1 to 100"):
+    with pytest.raises(ValueError, match="JPEG quality 0: expected 1 to 100"):
         through_jpeg(pixels, 0)
-    with pytest.raises(ValueError, match="JPEG chroma 411: valid are 420, 444"):
+    with pytest.raises(ValueError, match="JPEG chroma 411: expected one of 420, 444"):
         through_jpeg(pixels, 75, 411)
-    with pytest.raises(ValueError, match="WebP quality 101: valid are 1 to 100"):
+    with pytest.raises(ValueError, match="WebP quality 101: expected 1 to 100"):
         through_webp(pixels, 101)

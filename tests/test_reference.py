@@ -1,4 +1,4 @@
-"""The networks against the papers' formulas, written down plainly."""
+"""The networks against plain implementations of the papers' formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rescale report``: what its page shows of real tests, and what it says of missing things."""
+"""``rescale report``: the page for real tests, and messages about missing files."""
 
 import base64
 import csv
@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ HEADINGS = [
 
 @dataclass
 class Part:
-    """A crop or the article of a picture: its texts, dividers and tables."""
+    """A crop or the article of an image: its texts, dividers and tables."""
 
     text: list[str] = field(default_factory=list)
     dividers: list[list[dict[str, str | None]]] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Part:
 
 
 class Page(HTMLParser):
-    """A report, taken apart."""
+    """A parsed report."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -174,12 +174,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, weights: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, hr_folder: Path, weights: Path) -> Path:
     """The folder of a test: data in it, results below it."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "data").mkdir()
     for name in ("astronaut", "rocket"):
-        shutil.copy(pictures / f"{name}.png", folder / "data")
+        shutil.copy(hr_folder / f"{name}.png", folder / "data")
     write_image(folder / "data" / f"{ODD}.png", np.ascontiguousarray(data.coffee()[:230, :250]))
     run_test(folder, weights, **{"datasets: test_1: mod_crop": 12})
     return folder
@@ -193,12 +193,12 @@ def page(run: Path) -> Page:
 
 @pytest.fixture
 def own(run: Path, tmp_path: Path) -> Path:
-    """A copy of the results, to spoil; their originals are still found."""
+    """A copy of the results to modify; their originals are still found."""
     return Path(shutil.copytree(run / "results" / "evaluated", tmp_path / "evaluated"))
 
 
 def reported(*arguments: object) -> Page:
-    """The page of a report that is to succeed."""
+    """The page of a report that must succeed."""
     assert cli.main(["report", *map(str, arguments)]) == 0
     results = Path(str(arguments[0]))
     return Page(results / "report.html")
@@ -210,7 +210,7 @@ def original(run: Path, image: str) -> np.ndarray:
     return whole[:height, :width]
 
 
-def pictures_folder(results: Path) -> Path:
+def images_folder(results: Path) -> Path:
     return results / "visualization" / "whole"
 
 
@@ -227,7 +227,7 @@ def test_nothing_comes_from_elsewhere(page: Page) -> None:
     assert set(re.findall(r"url\(.", page.html)) <= {"url(#"}
 
 
-def test_it_tells_what_was_tested(page: Page) -> None:
+def test_it_states_what_was_tested(page: Page) -> None:
     text = " ".join(page.whole.text)
     for fact in (
         "evaluated",
@@ -244,7 +244,7 @@ def test_it_tells_what_was_tested(page: Page) -> None:
 
 
 def test_means_are_in_a_table(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "evaluated")
+    folder = images_folder(run / "results" / "evaluated")
     means = json.loads((folder / "metrics.json").read_text())["mean"]
     header, *rows = page.whole.tables[0]
     assert header == ["Scale", *HEADINGS]
@@ -255,7 +255,7 @@ def test_means_are_in_a_table(page: Page, run: Path) -> None:
 
 
 def test_all_figures_of_the_csv_are_in_tables(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "evaluated")
+    folder = images_folder(run / "results" / "evaluated")
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 9
@@ -268,8 +268,8 @@ def test_all_figures_of_the_csv_are_in_tables(page: Page, run: Path) -> None:
     assert totals == sorted(totals)
 
 
-def test_a_divider_for_each_picture(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "evaluated")
+def test_a_divider_for_each_image(page: Page, run: Path) -> None:
+    folder = images_folder(run / "results" / "evaluated")
     assert {a.text[0].strip() for a in page.articles} == {"astronaut", "rocket", ODD}
     for article in page.articles:
         image = article.text[0].strip()
@@ -303,7 +303,7 @@ def test_a_divider_for_each_picture(page: Page, run: Path) -> None:
 
 
 def test_the_worst_crops_come_first(page: Page, run: Path) -> None:
-    folder = pictures_folder(run / "results" / "evaluated")
+    folder = images_folder(run / "results" / "evaluated")
     figures, places = [], []
     for crop in page.crops:
         text = "|".join(crop.text)
@@ -341,7 +341,7 @@ def test_fewer_crops(own: Path, page: Page) -> None:
     assert reported(own, "--crops", 0).crops == []
 
 
-def test_pictures_end_at_the_limit(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_end_at_the_limit(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = reported(own, "--limit", 0.25, "--crops", 0)
     warning = capsys.readouterr().err
     assert 1 <= sum(len(article.dividers) for article in some.articles) < 3
@@ -352,7 +352,7 @@ def test_pictures_end_at_the_limit(own: Path, capsys: pytest.CaptureFixture[str]
     assert "only metrics are shown" in " ".join(some.whole.text)
 
 
-def test_large_pictures_are_scaled_down(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_scaled_down(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_images, "LONGEST", 120)
     smaller = reported(own)
     article = next(a for a in smaller.articles if a.text[0].strip() == ODD)
@@ -367,11 +367,11 @@ def test_large_pictures_are_scaled_down(own: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="module")
-def benchmark_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path, weights: Path) -> Path:
+def benchmark_run(tmp_path_factory: pytest.TempPathFactory, hr_folder: Path, weights: Path) -> Path:
     folder = tmp_path_factory.mktemp("benchmark")
     for place, name in (("Set5/HR", "chelsea"), ("Set14", "rocket")):
         (folder / "sets" / place).mkdir(parents=True)
-        shutil.copy(pictures / f"{name}.png", folder / "sets" / place)
+        shutil.copy(hr_folder / f"{name}.png", folder / "sets" / place)
     benchmark = read_options(Path(__file__).parents[1] / "options" / "test" / "benchmark.yml")
     changes = {
         "plugin": ...,
@@ -421,7 +421,7 @@ def test_a_benchmark(benchmark_run: Path) -> None:
     assert {line[0] for line in gains[1:]} == methods
     assert "Gain over bicubic, PSNR Y, dB" in text
     assert mean[1][0] == "bicubic, png"
-    assert mean[1][1] == shown(rows[0]["ssim"], "ssim")  # of the only picture of the set
+    assert mean[1][1] == shown(rows[0]["ssim"], "ssim")  # of the only image of the set
     for article in page.articles:
         assert len(article.dividers) == 2  # one for each scale
         for layers in article.dividers:
@@ -436,10 +436,10 @@ def test_a_benchmark(benchmark_run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["1_000", "a: b", "None", "[1, 2]"])
 def test_names_may_look_like_numbers_or_lists(
-    name: str, pictures: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, hr_folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "data").mkdir()
-    shutil.copy(pictures / "rocket.png", tmp_path / "data")
+    shutil.copy(hr_folder / "rocket.png", tmp_path / "data")
     changes = {"name": name, "datasets: test_1: name": name, "val: scales": [2.5]}
     results = run_test(tmp_path, weights, **changes)
     capsys.readouterr()
@@ -455,7 +455,7 @@ def test_names_may_look_like_numbers_or_lists(
 def test_the_options_lie_beside_the_metrics_as_they_were_given_with_their_defaults(
     run: Path,
 ) -> None:
-    folder = pictures_folder(run / "results" / "evaluated")
+    folder = images_folder(run / "results" / "evaluated")
     recorded = json.loads((folder / "options.json").read_text())
     given = yaml.safe_load((run / "test.yml").read_text().partition("\n")[2])
     assert recorded["plugin"] == "rescale_model.registration.register"
@@ -478,7 +478,7 @@ def test_json_has_no_word_for_some_options(tmp_path: Path) -> None:
 # --- originals ------------------------------------------------------------------------------------
 
 
-def test_originals_in_an_lmdb(lmdb: Path, pictures: Path, weights: Path, tmp_path: Path) -> None:
+def test_originals_in_an_lmdb(lmdb: Path, hr_folder: Path, weights: Path, tmp_path: Path) -> None:
     results = run_test(
         tmp_path,
         weights,
@@ -497,13 +497,13 @@ def test_originals_in_an_lmdb(lmdb: Path, pictures: Path, weights: Path, tmp_pat
         layers = article.dividers[0]
         assert [layer["data-label"] for layer in layers] == LAYERS
         image = article.text[0].strip()
-        assert np.array_equal(pixels(layers[0]), read_image(pictures / f"{image}.png"))
+        assert np.array_equal(pixels(layers[0]), read_image(hr_folder / f"{image}.png"))
 
 
 def test_originals_that_are_elsewhere(
     run: Path, own: Path, page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = pictures_folder(own) / "options.json"
+    file = images_folder(own) / "options.json"
     file.write_text(file.read_text().replace('"dataroot_gt": "data"', '"dataroot_gt": "gone"'))
     without = reported(own)
     warning = capsys.readouterr().err
@@ -532,13 +532,13 @@ def test_some_originals_are_missing(
     assert not any("rocket" in "".join(crop.text) for crop in page.crops)
 
 
-def test_restored_pictures_are_missing(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (pictures_folder(own) / "rocket_x2.5_hr.png").unlink()
+def test_restored_images_are_missing(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images_folder(own) / "rocket_x2.5_hr.png").unlink()
     page = reported(own)
     assert "1 restored images are missing" in capsys.readouterr().err
     article = next(a for a in page.articles if a.text[0].strip() == "rocket")
     assert len(article.dividers[0]) == 12
-    for path in pictures_folder(own).glob("*.png"):
+    for path in images_folder(own).glob("*.png"):
         path.unlink()
     page = reported(own)
     assert "saved no images; set save_img: true" in capsys.readouterr().err
@@ -558,34 +558,34 @@ def _empty(results: Path) -> list[object]:
 
 
 def _no_options(results: Path) -> list[object]:
-    (pictures_folder(results) / "options.json").unlink()
+    (images_folder(results) / "options.json").unlink()
     return []
 
 
 def _cut_options(results: Path) -> list[object]:
-    file = pictures_folder(results) / "options.json"
+    file = images_folder(results) / "options.json"
     file.write_text(file.read_text()[:200])
     return []
 
 
 def _other_options(results: Path) -> list[object]:
-    (pictures_folder(results) / "options.json").write_text('{"name": "evaluated"}')
+    (images_folder(results) / "options.json").write_text('{"name": "evaluated"}')
     return []
 
 
 def _cut_table(results: Path) -> list[object]:
-    table = pictures_folder(results) / "metrics.json"
+    table = images_folder(results) / "metrics.json"
     table.write_text(table.read_text()[:100])
     return []
 
 
 def _other_table(results: Path) -> list[object]:
-    (pictures_folder(results) / "metrics.json").write_text('{"images": [{"image": "a"}]}')
+    (images_folder(results) / "metrics.json").write_text('{"images": [{"image": "a"}]}')
     return []
 
 
-def _broken_picture(results: Path) -> list[object]:
-    path = pictures_folder(results) / "rocket_x2.5_hr.png"
+def _broken_image(results: Path) -> list[object]:
+    path = images_folder(results) / "rocket_x2.5_hr.png"
     path.write_bytes(path.read_bytes()[:-40])
     return []
 
@@ -605,16 +605,22 @@ def folder_made(folder: Path) -> Path:
     ("spoil", "message"),
     [
         (lambda results: shutil.rmtree(results) or [], r"evaluated: no such folder"),
-        (_empty, r"evaluated: holds no results of `rescale test`: .*metrics\.json nor benchmark"),
+        (
+            _empty,
+            r"evaluated: contains no results of `rescale test`: .*metrics\.json nor benchmark",
+        ),
         (_no_options, r"whole/options\.json: no such file; .*version 0\.1 .*: run the test again"),
         (_cut_options, r"options\.json: was not written by `rescale test` \(JSONDecodeError"),
         (_other_options, r"options\.json: was not written by `rescale test` .*options are missing"),
         (_cut_table, r"metrics\.json: was not written by `rescale test`"),
         (_other_table, r"metrics\.json: was not written by `rescale test` \(KeyError: 'case'\)"),
-        (_broken_picture, r"rocket_x2\.5_hr\.png: truncated image file"),
+        (_broken_image, r"rocket_x2\.5_hr\.png: truncated image file"),
         (_other_originals, r"rocket_x1\.5_hr\.png: is 96x120, but the original in .*48x60"),
         (lambda results: ["--hr", results / "gone"], r"--hr .*/gone: no such folder"),
-        (lambda results: ["-o", results / "report.png"], r"report\.png: name a file .*\.html"),
+        (
+            lambda results: ["-o", results / "report.png"],
+            r"report\.png: expected a file name .*\.html",
+        ),
         (lambda results: ["-o", results / "no" / "a.html"], r"no/.*: No such file or directory"),
         (lambda results: ["--crops", -1], r"--crops and --limit must be at least 0"),
         (lambda results: ["--limit", "nan"], r"--crops and --limit must be at least 0"),
@@ -643,7 +649,7 @@ OUTCOME = Outcome("set", "image", "x2", "AIDN", "", {}, Path("lr.png"), Path("hr
 
 
 @pytest.mark.parametrize("size", [(300, 200), (97, 96), (96, 300), (40, 120), (8, 8)])
-def test_crops_stay_within_the_picture_and_find_the_error(size: tuple[int, int]) -> None:
+def test_crops_stay_within_the_image_and_find_the_error(size: tuple[int, int]) -> None:
     generator = np.random.default_rng(0)
     before = generator.integers(0, 256, (*size, 3), np.uint8)
     after = before.copy()
@@ -677,7 +683,7 @@ def test_in_a_browser(browser: Any, page: Page, run: Path) -> None:
         return inside.find_element("css selector", selector)
 
     def zooms() -> list[float]:
-        """The zoom of both pictures under the divider and of all panes."""
+        """The zoom of both images under the divider and of all panes."""
         images = inside.find_elements("css selector", ".layer img")
         styles = [image.get_attribute("style") for image in images]
         return [float(re.search(r"scale\(([\d.]+)\)", style)[1]) for style in styles]  # type: ignore[index]

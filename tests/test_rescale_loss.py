@@ -1,10 +1,10 @@
-"""The losses against what their papers say, written out plainly."""
+"""The losses against plain implementations of their papers' formulas."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets torchvision import
+import rescale_compat  # noqa: F401  must precede torchvision
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_basicsr_builds_it_by_name(cls: type[nn.Module]) -> None:
     assert loss(a, a) == 0
 
 
-# code book --------------------------------------------------------------------------------------
+# codebook ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -115,7 +115,7 @@ def test_edges_see_detail_and_no_shift_of_brightness() -> None:
 
 
 def plain_gradients(x: Tensor, scales: int) -> list[Tensor]:
-    """Differences of neighbours, pixel by pixel, horizontal and vertical of each scale in turn."""
+    """Differences of neighbors, pixel by pixel, horizontal and vertical of each scale in turn."""
     result = []
     for scale in range(scales):
         side = 2**scale
@@ -169,7 +169,7 @@ def test_gradients_see_large_edges_and_no_shift_of_brightness() -> None:
 
 
 def test_gradients_of_images_that_are_too_small_are_refused() -> None:
-    with pytest.raises(ValueError, match="GradientLoss: scales is 0: at least 1"):
+    with pytest.raises(ValueError, match="GradientLoss: scales is 0: expected at least 1"):
         GradientLoss(scales=0)
     GradientLoss()(*torch.rand(2, 1, 3, 16, 16))
     with pytest.raises(ValueError, match=r"images of 15 x 40 pixels: 4 scales .* 16 x 16"):
@@ -187,23 +187,25 @@ def backbone(path: Path) -> nn.Module:
     return net
 
 
-def test_a_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_command_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(ValueError, match="pip install lpips"):
         LPIPSLoss()
 
 
 def test_an_unknown_backbone_is_refused() -> None:
-    with pytest.raises(ValueError, match="net is 'vgg19': valid are vgg, alex"):
+    with pytest.raises(ValueError, match="net is 'vgg19': expected one of vgg, alex"):
         LPIPSLoss(net="vgg19")
 
 
 class _PackageWithoutWeights:
-    """Has the name; the error comes before anything in it is used."""
+    """Has the name of the package; the error is raised before anything in it is used."""
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_missing_weights_are_told_and_not_downloaded(
+def test_missing_weights_are_reported_and_not_downloaded(
     named: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "lpips", _PackageWithoutWeights)

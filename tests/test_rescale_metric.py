@@ -27,7 +27,7 @@ FILES = {"calculate_lpips": "alexnet-owt-7be5be79.pth", "calculate_dists": "vgg1
 
 @pytest.fixture(autouse=True)
 def no_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Nothing comes from the network, or from what the machine has kept of it."""
+    """Neither the network nor cached downloads are used."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", None)
     networks = (rescale_metric._lpips, rescale_metric._dists)
@@ -58,8 +58,8 @@ def backbone(tmp_path: Path) -> Callable[[str], Path]:
 
 def photo(height: int = 192, width: int = 192) -> NDArray[np.uint8]:
     """BGR, as BasicSR's metrics take it."""
-    picture = data.astronaut()[:height, 150 : 150 + width, ::-1]
-    return np.array(picture, dtype=np.uint8)
+    hr_image = data.astronaut()[:height, 150 : 150 + width, ::-1]
+    return np.array(hr_image, dtype=np.uint8)
 
 
 def blurred(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -96,7 +96,7 @@ def test_niqe_needs_no_reference_and_no_download() -> None:
         ("calculate_dists", (19, 19), "16 x 16"),
     ],
 )
-def test_small_pictures_are_named(
+def test_small_images_are_named(
     metric: str, size: tuple[int, int], least: str, backbone: Callable[[str], Path]
 ) -> None:
     if metric in PACKAGES:
@@ -104,7 +104,8 @@ def test_small_pictures_are_named(
         backbone(metric)
     evaluation = Evaluation({"metrics": {"m": {"type": metric}}})
     hr = photo(*size)
-    with pytest.raises(ValueError, match=f"tiny: too small .* border of 2: m needs {least} pix"):
+    message = f"tiny: too small: m needs {least} pixels inside a border of 2"
+    with pytest.raises(ValueError, match=message):
         evaluation.score("tiny", evaluated(hr, hr))
 
 
@@ -167,7 +168,7 @@ def test_autocast_does_not_reach_the_metric(metric: str, backbone: Callable[[str
 
 
 @pytest.mark.parametrize("metric", sorted(PACKAGES))
-def test_a_missing_package_is_told_with_its_command(
+def test_a_missing_package_is_reported_with_the_command_to_install_it(
     metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, PACKAGES[metric], None)
@@ -179,17 +180,17 @@ def test_a_missing_package_is_told_with_its_command(
 
 
 class _PackageWithoutWeights:
-    """Has the name; the error comes before anything in it is used."""
+    """Has the name of the package; the error is raised before anything in it is used."""
 
 
 @pytest.mark.parametrize("metric", sorted(PACKAGES))
-def test_missing_weights_are_told_before_anything_runs(
-    metric: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pictures: Path
+def test_missing_weights_are_reported_before_anything_runs(
+    metric: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hr_folder: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, PACKAGES[metric], _PackageWithoutWeights)
     weights = tmp_path / "net.pth"
     weights.touch()
-    options = changed(test_options(pictures, weights), {"val: metrics": {"m": {"type": metric}}})
+    options = changed(test_options(hr_folder, weights), {"val: metrics": {"m": {"type": metric}}})
     file = write_options(tmp_path / "test.yml", options)
     with pytest.raises(ValueError, match=rf"download https://\S+{FILES[metric]} to") as told:
         check_options(str(file), is_train=False)
@@ -201,22 +202,25 @@ def test_missing_weights_are_told_before_anything_runs(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"type": "calculate_lpips", "net": "squeeze"}, "net is 'squeeze': valid are vgg, alex"),
+        (
+            {"type": "calculate_lpips", "net": "squeeze"},
+            "net is 'squeeze': expected one of vgg, alex",
+        ),
         ({"type": "calculate_lpips", "nett": "vgg"}, r"nett is unknown \(nearest known: net\)"),
         ({"type": "calculate_dists", "test_y_channel": True}, "test_y_channel is unknown"),
         ({"type": "calculate_lpip"}, r"nearest known: calculate_lpips"),
         (
             {"type": "calculate_psnr", "protocol": "16bit"},
-            "protocol is '16bit': valid are 8bit, fl",
+            "protocol is '16bit': expected one of 8bit, fl",
         ),
     ],
 )
 def test_wrong_options_are_named(
-    options: dict[str, Any], reason: str, pictures: Path, tmp_path: Path
+    options: dict[str, Any], reason: str, hr_folder: Path, tmp_path: Path
 ) -> None:
     file = write_options(
         tmp_path / "train.yml",
-        changed(train_options(pictures, pictures), {"val: metrics": {"m": options}}),
+        changed(train_options(hr_folder, hr_folder), {"val: metrics": {"m": options}}),
     )
     with pytest.raises(ValueError, match=reason):
         check_options(str(file), is_train=True)

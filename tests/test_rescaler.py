@@ -41,7 +41,7 @@ def rescaler(weights: Path) -> Rescaler:
     return Rescaler(weights, device="cpu")
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def hr_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -54,7 +54,7 @@ def picture(height: int, width: int) -> np.ndarray:
 def test_any_size_and_scale_comes_back_exact(
     rescaler: Rescaler, height: int, width: int, scale: float | tuple[float, float]
 ) -> None:
-    lr = rescaler.downscale(picture(height, width), scale)
+    lr = rescaler.downscale(hr_image(height, width), scale)
     assert lr.pixels.shape == (*lr_size((height, width), scale), 3)
     assert lr.pixels.dtype == np.uint8
     restored = rescaler.upscale(lr)
@@ -71,18 +71,18 @@ def test_any_target_size_is_hit(
         data.draw(st.integers(-(-height // 4), height)),
         data.draw(st.integers(-(-width // 4), width)),
     )
-    lr = rescaler.downscale(picture(height, width), size=target)
+    lr = rescaler.downscale(hr_image(height, width), size=target)
     assert lr.pixels.shape[:2] == target
     restored = rescaler.upscale(lr)
     assert restored.shape == (height, width, 3)
     if target == (height, width):
-        np.testing.assert_array_equal(restored, picture(height, width))
+        np.testing.assert_array_equal(restored, hr_image(height, width))
 
 
 @torch.inference_mode()
 def test_pixels_are_the_networks(rescaler: Rescaler) -> None:
     net = tiny()
-    hr = picture(31, 45)
+    hr = hr_image(31, 45)
     tensor = torch.from_numpy(hr).permute(2, 0, 1)[None] / 255
     lr = quantize(net.downscale(tensor, 2.5))
     ours = rescaler.downscale(hr, 2.5)
@@ -94,19 +94,19 @@ def test_pixels_are_the_networks(rescaler: Rescaler) -> None:
 
 
 def test_kinds_of_arrays(rescaler: Rescaler) -> None:
-    hr = picture(20, 24)
+    hr = hr_image(20, 24)
     expected = rescaler.downscale(hr, 2).pixels
     for same in (hr.astype(np.uint16) * 257, hr.astype(np.float32) / 255, hr / 255.0):
         np.testing.assert_array_equal(rescaler.downscale(same, 2).pixels, expected)
-    grey = hr[..., 0]
+    gray = hr[..., 0]
     np.testing.assert_array_equal(
-        rescaler.downscale(grey, 2).pixels,
-        rescaler.downscale(np.repeat(grey[..., None], 3, axis=2), 2).pixels,
+        rescaler.downscale(gray, 2).pixels,
+        rescaler.downscale(np.repeat(gray[..., None], 3, axis=2), 2).pixels,
     )
 
 
 def test_the_lr_image_is_an_array_with_what_restoring_needs(rescaler: Rescaler) -> None:
-    lr = rescaler.downscale(picture(20, 25), (2.0, 2.5))
+    lr = rescaler.downscale(hr_image(20, 25), (2.0, 2.5))
     assert lr.info == LRInfo("aidn", (2.0, 2.5), (20, 25), rescaler.fingerprint)
     np.testing.assert_array_equal(np.asarray(lr), lr.pixels)
     np.testing.assert_array_equal(
@@ -117,7 +117,7 @@ def test_the_lr_image_is_an_array_with_what_restoring_needs(rescaler: Rescaler) 
 def test_other_weights_are_warned_of(rescaler: Rescaler, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_weights(path, tiny(1).state_dict(), config=TINY)
-    lr = rescaler.downscale(picture(20, 20), 2)
+    lr = rescaler.downscale(hr_image(20, 20), 2)
     with pytest.warns(RescaleWarning, match=f"created with the weights {rescaler.fingerprint}"):
         Rescaler(path, device="cpu").upscale(lr)
     with warnings.catch_warnings():
@@ -126,7 +126,7 @@ def test_other_weights_are_warned_of(rescaler: Rescaler, tmp_path: Path) -> None
 
 
 def test_numbers_of_the_network_come_from_the_file(tmp_path: Path) -> None:
-    """``res_scale`` leaves no trace in the weights, so the file has to say it."""
+    """``res_scale`` cannot be inferred from the weights, so the file has to state it."""
     torch.manual_seed(0)
     config = {**TINY, "res_scale": 0.1}
     path = tmp_path / "net_g_latest.pth"
@@ -135,14 +135,14 @@ def test_numbers_of_the_network_come_from_the_file(tmp_path: Path) -> None:
 
 
 def test_bfloat16_is_close(weights: Path, rescaler: Rescaler) -> None:
-    hr = picture(40, 40)
+    hr = hr_image(40, 40)
     half = Rescaler(weights, device="cpu", precision="bf16")
     difference = half.downscale(hr, 2).pixels.astype(int) - rescaler.downscale(hr, 2).pixels
     assert np.abs(difference).max() <= 3
 
 
 def test_tiles_give_what_the_whole_does(weights: Path, rescaler: Rescaler) -> None:
-    hr = picture(61, 130)
+    hr = hr_image(61, 130)
     lr = rescaler.downscale(hr, (1.7, 2.5))
     tiled = Rescaler(weights, device="cpu", tile=40)
     for same in (hr, hr.astype(np.uint16) * 257, hr / 255.0):
@@ -151,9 +151,7 @@ def test_tiles_give_what_the_whole_does(weights: Path, rescaler: Rescaler) -> No
     assert np.abs(tiled.upscale(lr).astype(int) - rescaler.upscale(lr)).max() <= 1
 
 
-def test_large_pictures_are_computed_in_tiles(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_images_are_computed_in_tiles(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sides(tile: Any) -> list[int]:
         rescaler = Rescaler(weights, device="cpu", tile=tile)
         small = replace(rescaler.architecture, max_untiled_pixels=30 * 100, tile=50)
@@ -168,7 +166,7 @@ def test_large_pictures_are_computed_in_tiles(
 
             monkeypatch.setattr(rescaler.network, name, spy)
         for width in (100, 101):
-            rescaler.upscale(rescaler.downscale(picture(30, width), 2))
+            rescaler.upscale(rescaler.downscale(hr_image(30, width), 2))
         return seen
 
     assert sides("auto") == [50, 50]
@@ -176,7 +174,7 @@ def test_large_pictures_are_computed_in_tiles(
     assert sides(64) == [64] * 4
 
 
-def test_a_gpu_takes_as_a_whole_what_its_free_memory_suffices_for(
+def test_a_gpu_processes_images_untiled_if_they_fit_into_free_memory(
     weights: Path, vqir: tuple[Path, VQIR], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path, per_pixel in ((weights, 33 * TINY["num_feat"]), (vqir[0], 26 * 64)):
@@ -198,8 +196,8 @@ def test_a_gpu_takes_as_a_whole_what_its_free_memory_suffices_for(
 @pytest.mark.parametrize("scale", [1.1, 2.5])
 def test_an_image_takes_no_more_memory_than_expected(scale: float) -> None:
     rescaler = Rescaler(device="cuda", tile=None)
-    hr = picture(1500, 1500)
-    rescaler.upscale(rescaler.downscale(picture(64, 64), scale))
+    hr = hr_image(1500, 1500)
+    rescaler.upscale(rescaler.downscale(hr_image(64, 64), scale))
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     rescaler.upscale(rescaler.downscale(hr, scale))
@@ -227,11 +225,11 @@ def test_out_of_memory_advises_smaller_tiles(
         monkeypatch.setattr(rescaler.network, name, want_too_much)
     message = f"not enough memory on cpu for an image of 160x30{advice}"
     with pytest.raises(MemoryError, match=f"^{re.escape(message)}$"):
-        rescaler.downscale(picture(30, 160), 2)
+        rescaler.downscale(hr_image(30, 160), 2)
 
 
-def test_compare_agrees_with_plain_formulas(rescaler: Rescaler, pictures: Path) -> None:
-    hr = read_image(pictures / "coffee.png")
+def test_compare_agrees_with_plain_formulas(rescaler: Rescaler, hr_folder: Path) -> None:
+    hr = read_image(hr_folder / "coffee.png")
     comparison = rescaler.compare(hr, 2.5)
     np.testing.assert_array_equal(comparison.lr.pixels, rescaler.downscale(hr, 2.5).pixels)
     inner = slice(3, -3)
@@ -248,7 +246,7 @@ def test_compare_agrees_with_plain_formulas(rescaler: Rescaler, pictures: Path) 
     assert panel.shape[1] > 3 * hr.shape[1]
 
 
-def test_error_map_and_panel_refuse_nonsense() -> None:
+def test_error_map_and_panel_reject_invalid_arguments() -> None:
     a = np.zeros((4, 4, 3), np.uint8)
     np.testing.assert_array_equal(error_map(a, a + 10, gain=8), np.full_like(a, 80))
     np.testing.assert_array_equal(error_map(a, a + 200), np.full_like(a, 255))
@@ -261,23 +259,23 @@ def test_error_map_and_panel_refuse_nonsense() -> None:
 @pytest.mark.parametrize(
     ("call", "culprit"),
     [
-        (lambda r: r.downscale(picture(20, 20)), "scale is missing"),
-        (lambda r: r.downscale(picture(20, 20), 2, size=(5, 5)), "either scale or size"),
-        (lambda r: r.downscale(picture(20, 20), 0.5), r"scale 0\.5 is out of range"),
-        (lambda r: r.downscale(picture(20, 20), size=(4, 20)), "valid sizes are from 5x5"),
-        (lambda r: r.downscale(picture(20, 20), size=(21, 20)), "to the original size"),
-        (lambda r: r.downscale(picture(7, 20), 2), "at least 8 x 8"),
+        (lambda r: r.downscale(hr_image(20, 20)), "scale is missing"),
+        (lambda r: r.downscale(hr_image(20, 20), 2, size=(5, 5)), "either scale or size"),
+        (lambda r: r.downscale(hr_image(20, 20), 0.5), r"scale 0\.5 is out of range"),
+        (lambda r: r.downscale(hr_image(20, 20), size=(4, 20)), "valid sizes are from 5x5"),
+        (lambda r: r.downscale(hr_image(20, 20), size=(21, 20)), "to the original size"),
+        (lambda r: r.downscale(hr_image(7, 20), 2), "at least 8 x 8"),
         (lambda r: r.downscale(np.zeros((20, 20, 4), np.uint8), 2), r"shape \(20, 20, 4\)"),
         (lambda r: r.downscale(np.zeros((20, 20), np.int32), 2), "int32"),
         (lambda r: r.downscale(np.full((20, 20), 1.5), 2), r"samples from 1\.5"),
         (lambda r: r.downscale(np.full((20, 20), np.nan), 2), "samples from nan"),
-        (lambda r: r.upscale(picture(10, 10)), "specify both"),
-        (lambda r: r.upscale(picture(10, 10), 2, (30, 30)), "is 10x10, but .* is 15x15"),
+        (lambda r: r.upscale(hr_image(10, 10)), "specify both"),
+        (lambda r: r.upscale(hr_image(10, 10), 2, (30, 30)), "is 10x10, but .* is 15x15"),
         (
-            lambda r: r.upscale(LRImage(picture(4, 4), LRInfo("vqir16", (16, 16), (64, 64), "x"))),
+            lambda r: r.upscale(LRImage(hr_image(4, 4), LRInfo("vqir16", (16, 16), (64, 64), "x"))),
             "'vqir16'",
         ),
-        (lambda r: r.compare(picture(12, 12), 4), "too small for metrics"),
+        (lambda r: r.compare(hr_image(12, 12), 4), "too small for metrics"),
     ],
 )
 def test_bad_input_is_named(rescaler: Rescaler, call: Any, culprit: str) -> None:
@@ -301,10 +299,10 @@ def vqir(
 
 
 @torch.inference_mode()
-def test_vqir_by_its_own_factor(vqir: tuple[Path, VQIR]) -> None:
+def test_vqir_at_its_factor(vqir: tuple[Path, VQIR]) -> None:
     path, net = vqir
     rescaler = Rescaler(path, device="cpu")
-    hr = picture(70, 100)
+    hr = hr_image(70, 100)
     lr = rescaler.downscale(hr)
     factor = net.factor
     assert lr.info == LRInfo(f"vqir{factor}", (factor, factor), (70, 100), rescaler.fingerprint)
@@ -328,7 +326,7 @@ def test_vqir_by_its_own_factor(vqir: tuple[Path, VQIR]) -> None:
 @pytest.mark.parametrize("tile", ["auto", "none", "64"])
 def test_the_command_takes_tiles(weights: Path, tmp_path: Path, tile: str) -> None:
     hr, lr, restored = (tmp_path / f"{name}.png" for name in ("hr", "lr", "restored"))
-    write_image(hr, picture(40, 100))
+    write_image(hr, hr_image(40, 100))
     common = ["--weights", str(weights), "--device", "cpu", "--tile", tile]
     assert main(["down", str(hr), "-s", "2", "-o", str(lr), *common]) == 0
     assert main(["up", str(lr), "-o", str(restored), *common]) == 0
@@ -337,14 +335,14 @@ def test_the_command_takes_tiles(weights: Path, tmp_path: Path, tile: str) -> No
 
 def test_the_command_names_a_bad_tile(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up", "a.png", "-o", "b.png", "--tile", "big"]) == 2
-    assert "'big' is not a tile size: valid are auto, none or a number" in capsys.readouterr().err
+    assert "'big' is not a tile size: expected auto, none or a number" in capsys.readouterr().err
 
 
 @torch.inference_mode()
 def test_vqir_in_tiles(vqir: tuple[Path, VQIR]) -> None:
     path, net = vqir
     rescaler = Rescaler(path, device="cpu", tile=4 * net.factor)
-    hr = picture(9 * net.factor + 3, 5 * net.factor)
+    hr = hr_image(9 * net.factor + 3, 5 * net.factor)
     lr = rescaler.downscale(hr)
     assert lr.pixels.shape == (10, 5, 3)
     assert rescaler.upscale(lr).shape == hr.shape
@@ -353,16 +351,16 @@ def test_vqir_in_tiles(vqir: tuple[Path, VQIR]) -> None:
 def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.pth: no such weights file"):
         Rescaler(tmp_path / "gone.pth")
-    with pytest.raises(ValueError, match="precision is 'fp8': valid are auto, fp32, bf16"):
+    with pytest.raises(ValueError, match="precision is 'fp8': expected one of auto, fp32, bf16"):
         Rescaler(weights, precision="fp8")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="method 'edsr' is unknown: valid are aidn, vqir16"):
+    with pytest.raises(ValueError, match="method 'edsr' is unknown: expected one of aidn, vqir16"):
         Rescaler(weights, method="edsr")
     with pytest.raises(FileNotFoundError, match="includes no weights for vqir32"):
         Rescaler(method="vqir32")
     with pytest.raises(ValueError, match="device 'tpu'"):
         Rescaler(weights, device="tpu")  # type: ignore[arg-type]
     for tile in (0, -5, "small"):
-        with pytest.raises(ValueError, match=f"tile is {tile!r}: valid are auto"):
+        with pytest.raises(ValueError, match=f"tile is {tile!r}: expected auto"):
             Rescaler(weights, tile=tile)  # type: ignore[arg-type]
     other = tmp_path / "other.pth"
     torch.save({"conv.weight": torch.zeros(2)}, other)
@@ -370,10 +368,10 @@ def test_bad_construction_is_named(weights: Path, tmp_path: Path) -> None:
         Rescaler(other)
 
 
-def test_shipped_weights_are_the_default_and_ahead_of_bicubic() -> None:
+def test_included_weights_are_the_default_and_better_than_bicubic() -> None:
     rescaler = Rescaler(device="cpu")
     assert rescaler.fingerprint == Rescaler("aidn-small", device="cpu").fingerprint
-    hr = data.chelsea()[60:240, 120:330]  # no picture of the training
+    hr = data.chelsea()[60:240, 120:330]  # no image of the training
     for scale, gain in ((1.5, 2.0), (2.5, 1.5), (3.5, 1.0)):
         comparison = rescaler.compare(hr, scale)
         assert comparison.quality.psnr_y > comparison.bicubic_quality.psnr_y + gain

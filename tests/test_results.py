@@ -1,4 +1,4 @@
-"""Files of results: their names, and figures that JSON does not have."""
+"""Files of results: their names, and values that JSON does not support."""
 
 import csv
 import json
@@ -57,19 +57,19 @@ def test_lr_files_are_found_whatever_their_suffix(
     assert float(found.mean()) * 255 == pytest.approx(50 * expected, abs=1)
 
 
-def test_lr_files_that_could_both_be_meant(tmp_path: Path) -> None:
+def test_ambiguous_lr_files(tmp_path: Path) -> None:
     for name in ("a_x2_lr_old.png", "a_x2_lr_new.png"):
         lr_file(tmp_path, name, 0)
     evaluation = Evaluation({"lr_folder": str(tmp_path)})
-    with pytest.raises(ValueError, match=r"a_x2_lr_new\.png, .*a_x2_lr_old\.png are several"):
+    with pytest.raises(ValueError, match=r"several .*a_x2_lr_new\.png, .*a_x2_lr_old\.png; sel"):
         evaluation.stored("a_x2", LR)
     with pytest.raises(FileNotFoundError, match=r"b_x2_lr\.png"):
         evaluation.stored("b_x2", LR)
 
 
-def test_pictures_whose_results_would_have_the_same_name(pictures: Path, tmp_path: Path) -> None:
+def test_images_whose_results_would_have_the_same_name(hr_folder: Path, tmp_path: Path) -> None:
     for name in ("cat.png", "cat.PNG"):
-        copy(pictures / "chelsea.png", tmp_path / name)
+        copy(hr_folder / "chelsea.png", tmp_path / name)
     options = {"dataroot_gt": str(tmp_path), "gt_size": 8}
     assert len(HRImageDataset({**options, "phase": "train"})) == 2
     with pytest.raises(ValueError, match=r"cat\.png has the same name as cat\.PNG except for"):

@@ -1,4 +1,4 @@
-"""Training that stops and goes on: exactly, after signals, kill -9, damaged files, bad losses."""
+"""Stopping and resuming: exact, after signals, kill -9, damaged files, non-finite losses."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any, ClassVar
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ RESCALE = (sys.executable, "-m", "rescale_app.cli")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the processes have that tests start: sums depend on the number of threads."""
+    """As in the processes that tests start, since sums depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,10 +47,10 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def options(lmdb: Path, pictures: Path) -> Options:
+def options(lmdb: Path, hr_folder: Path) -> Options:
     """Twelve iterations in epochs of eight, which save and validate in the midst of one."""
     return changed(
-        train_options(lmdb, pictures),
+        train_options(lmdb, hr_folder),
         {
             "train: total_iter": 12,
             "train: warmup_iter": 3,
@@ -101,7 +101,7 @@ def assert_same_run(experiment: Path, expected: Path) -> None:
 
 
 def forget_after(experiment: Path, iteration: int) -> None:
-    """Leaves what there was when ``iteration`` had just been saved."""
+    """Restores the folder to its state just after ``iteration`` was saved."""
     for path in [*experiment.rglob("*.pth"), *experiment.rglob("*.state")]:
         number = path.stem.split("_")[-1]
         if not number.isdecimal() or int(number) > iteration:
@@ -152,7 +152,7 @@ def test_without_a_seed_the_one_that_was_drawn_is_kept(options: Options, tmp_pat
     assert "Using the seed of the training state" in next(experiment.glob("*.log")).read_text()
 
 
-def test_the_best_figures_are_kept(options: Options, whole: Path, tmp_path: Path) -> None:
+def test_the_best_results_are_kept(options: Options, whole: Path, tmp_path: Path) -> None:
     experiment = tmp_path / "experiments" / "small"
     copytree(whole, experiment)
     forget_after(experiment, 10)
@@ -165,38 +165,38 @@ def test_the_best_figures_are_kept(options: Options, whole: Path, tmp_path: Path
     assert re.search(r"x2\.5 .*\(best inf @ 5\) .*\(best 99\.0000 @ 5\)", text)
 
 
-def other_model(model: str, folder: Path, lmdb: Path, pictures: Path) -> Options:
+def other_model(model: str, folder: Path, lmdb: Path, hr_folder: Path) -> Options:
     if model == "aidn of a teacher":
         network = {key: value for key, value in NETWORK.items() if key != "type"}
         torch.save(AIDN(**network).state_dict(), folder / "teacher.pth")
         return changed(
-            train_options(lmdb, pictures),
+            train_options(lmdb, hr_folder),
             {
                 "network_g: down_unshuffle": 2,
                 "path: pretrain_network_teacher": str(folder / "teacher.pth"),
-                "train: teacher_iter": 6,  # up_net has no state of the optimiser yet
+                "train: teacher_iter": 6,  # up_net has no state of the optimizer yet
             },
         )
     if model == "vqgan":
         return changed(
-            vqgan_options(lmdb, pictures),
+            vqgan_options(lmdb, hr_folder),
             {"train: revive_codes": 4, "train: gan_start": 4, "train: ema_decay": 0.9},
         )
     start = folder / "start.pth"
     if model == "stage 1":
         torch.save(VQGAN(**VQ).state_dict(), start)
-        return changed(vqir_options(1, start, lmdb, pictures), {"train: ema_decay": 0.9})
+        return changed(vqir_options(1, start, lmdb, hr_folder), {"train: ema_decay": 0.9})
     torch.save(VQIR(factor=16, stage=1, **VQ).state_dict(), start)
-    return vqir_options(2, start, lmdb, pictures)
+    return vqir_options(2, start, lmdb, hr_folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vqgan", "stage 1", "stage 2", "aidn of a teacher"])
 def test_the_other_models_resume_as_exactly(
-    model: str, lmdb: Path, pictures: Path, tmp_path: Path
+    model: str, lmdb: Path, hr_folder: Path, tmp_path: Path
 ) -> None:
     options = changed(
-        other_model(model, tmp_path, lmdb, pictures),
+        other_model(model, tmp_path, lmdb, hr_folder),
         {"train: total_iter": 7, "logger: save_checkpoint_freq": 5, "val": None},
     )
     train(tmp_path, options)
@@ -211,7 +211,7 @@ def test_the_other_models_resume_as_exactly(
 
 
 class Numbers(HRImageDataset):
-    """Takes seeds, as its parent, and has no pictures."""
+    """Accepts seeds like its parent, but has no images."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -229,7 +229,7 @@ def epoch_of(
     return list(sampler)
 
 
-def test_an_epoch_has_every_picture_and_crops_of_its_own() -> None:
+def test_an_epoch_has_every_image_and_crops_of_its_own() -> None:
     epochs = [epoch_of(number, 1) for number in range(3)]
     for samples in epochs:
         assert Counter(index for index, _ in samples) == dict.fromkeys(range(5), 3)
@@ -238,7 +238,7 @@ def test_an_epoch_has_every_picture_and_crops_of_its_own() -> None:
     assert len({tuple(samples) for samples in epochs}) == 3
 
 
-def test_ranks_share_out_what_one_would_have() -> None:
+def test_samples_are_distributed_over_the_ranks() -> None:
     alone = epoch_of(1, 1)
     three = [epoch_of(1, 3, rank) for rank in range(3)]
     assert [sample for together in zip(*three, strict=True) for sample in together] == alone
@@ -249,7 +249,7 @@ def test_ranks_share_out_what_one_would_have() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_what_was_trained_is_passed_over(ranks: int) -> None:
+def test_samples_that_were_used_are_skipped(ranks: int) -> None:
     alone = epoch_of(2, 1)
     start = DataPosition(epoch=2, samples=6)
     rest = [epoch_of(2, ranks, rank, start) for rank in range(ranks)]
@@ -269,7 +269,7 @@ def test_other_data_sets_get_plain_indices() -> None:
 
 
 @pytest.mark.parametrize("damage", ["state", "weights", "no weights"])
-def test_a_damaged_newest_state_gives_way_to_the_one_before(
+def test_if_the_newest_state_is_damaged_the_previous_one_is_used(
     options: Options, whole: Path, tmp_path: Path, damage: str
 ) -> None:
     experiment = tmp_path / "experiments" / "small"
@@ -293,13 +293,13 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(
     assert_same_run(experiment, whole)
 
 
-def test_a_state_of_other_optimisers(options: Options, whole: Path, tmp_path: Path) -> None:
+def test_a_state_of_other_optimizers(options: Options, whole: Path, tmp_path: Path) -> None:
     experiment = tmp_path / "experiments" / "small"
     copytree(whole, experiment)
     path = experiment / "training_states" / "10.state"
     state = torch.load(path)
     torch.save({**state, "optimizers": []}, path)
-    with pytest.raises(ValueError, match=r"10\.state: holds 0 optimisers"):
+    with pytest.raises(ValueError, match=r"10\.state: holds 0 optimizers"):
         train(tmp_path, options, "--auto_resume")
 
 
@@ -308,7 +308,7 @@ def test_a_state_of_other_optimisers(options: Options, whole: Path, tmp_path: Pa
 
 @contextmanager
 def running(folder: Path, options: Options, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """``rescale train`` in a process of its own, which does not outlive the block."""
+    """``rescale train`` in a separate process, which is terminated at the end of the block."""
     path = write_options(folder / "train.yml", options)
     with open(folder / "output.txt", "ab") as output:
         process = subprocess.Popen(
@@ -341,7 +341,7 @@ def wait_for_iteration(process: subprocess.Popen[bytes], experiment: Path, least
 def test_a_signal_saves_and_leaves(
     options: Options, whole: Path, tmp_path: Path, number: int, code: int, workers: int
 ) -> None:
-    # many iterations, lest it be over before the signal comes
+    # many iterations, so that it does not end before the signal
     long = changed(
         options, {"train: total_iter": 900, "datasets: train: num_worker_per_gpu": workers}
     )
@@ -354,7 +354,7 @@ def test_a_signal_saves_and_leaves(
     output = (tmp_path / "output.txt").read_text()
     assert "Traceback" not in output
     last = max(logged(experiment))
-    assert f"--auto_resume goes on from {last}." in output
+    assert f"--auto_resume continues from iteration {last}." in output
     assert (experiment / "training_states" / f"{last}.state").is_file()
     assert (experiment / "models" / f"net_g_{last}.pth").is_file()
 
@@ -414,7 +414,7 @@ def test_kill_9_at_any_moment(options: Options, tmp_path: Path) -> None:
 
 @DATASET_REGISTRY.register()
 class PoisonedDataset(HRImageDataset):
-    """One of the pictures is not a number."""
+    """One of the images is not a number."""
 
     culprit: ClassVar[str]
 
@@ -441,7 +441,7 @@ def poisoned(options: Options) -> Options:
 
 @pytest.fixture
 def bad(lmdb: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The first iteration that trains the poisoned picture: the one that comes last."""
+    """The first iteration with the poisoned image, which comes last."""
     dataset = HRImageDataset({"phase": "val", "dataroot_gt": str(lmdb)})
     sampler = ResumableSampler(dataset, 1, 0, 2, seed=3, start=DataPosition())
     names = [Path(dataset[index]["gt_path"]).name for index, _ in sampler]  # type: ignore[misc]
@@ -463,7 +463,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_of_before(
     states = [path.name for path in (experiment / "training_states").iterdir()]
     assert states == [f"{bad - 1}.state"]
 
-    # the state is that of a run which ended there: with sound pictures it goes on
+    # the state is that of a run that ended there: with valid images it continues
     sound = changed(poisoned, {"datasets: train: type": "HRImageDataset"})
     train(tmp_path, sound, "--auto_resume")
     alone = tmp_path / "alone"
@@ -490,7 +490,7 @@ def test_steps_that_are_not_finite_can_be_skipped(
         assert all(bool(value.isfinite().all()) for value in weights[key].values())
 
 
-def test_weights_that_are_lost_are_not_saved(options: Options, tmp_path: Path) -> None:
+def test_non_finite_weights_are_not_saved(options: Options, tmp_path: Path) -> None:
     """A step that overflows while its loss is finite is found one step later."""
     changes = {
         "train: optim_g": {"type": "SGD", "lr": 3e38},

@@ -1,4 +1,4 @@
-"""LR files that other programs have rewritten, stripped, renamed or resized on the way."""
+"""LR files that other programs have rewritten, stripped, renamed or resized."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def imagemagick(source: str, target: str, *options: str) -> None:
 
 
 def check_restored_as(lr: str, source: str, rescale: Any) -> None:
-    """``lr`` has the pixels and the record of ``source``, and is restored likewise."""
+    """``lr`` has the pixels and the record of ``source``, and is restored to the same image."""
     np.testing.assert_array_equal(read_image(lr), read_image(source))
     assert read_info(lr) == read_info(source)
     assert rescale("up", lr, "-o", "a.png") == (0, [])
@@ -115,7 +115,7 @@ def test_exiftool_adds_a_tag(suffix: str, rescale: Any) -> None:
     assert rescale("up", f"lr.{suffix}", "-o", "back.jpg") == (0, [])
     exif = Image.open("back.jpg").getexif()
     assert exif[315] == "Anna"
-    assert 0x9213 not in exif  # the record, of no use there
+    assert 0x9213 not in exif  # the record, useless there
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -176,7 +176,7 @@ def test_a_hint_in_the_name_restores_a_stripped_file(name: str, rescale: Any, we
     shutil.move(bare, "in")
     code, (warning,) = rescale("up", "in", "-o", "out")
     assert code == 0
-    assert "restored by its name, from 79x64 at scale 2.5; rescaling is not" in warning
+    assert "restored according to its name, from 79x64 at scale 2.5; rescaling is not" in warning
     (restored,) = Path("out").iterdir()
     assert restored.name == f"{name.format('small')}.png"
     expected = Rescaler(weights).upscale(Rescaler(weights).downscale(RGB, 2.5))
@@ -186,7 +186,7 @@ def test_a_hint_in_the_name_restores_a_stripped_file(name: str, rescale: Any, we
     np.testing.assert_array_equal(read_image("other.png"), expected)
 
 
-def test_a_hint_without_weights_restores_with_those_for_the_format(
+def test_a_hint_without_weights_selects_those_for_the_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -251,7 +251,7 @@ def test_a_resized_file_cannot_be_restored(suffix: str, rescale: Any) -> None:
         code, (message,) = rescale("up", name, "-o", "back.png")
         assert code == 1
         assert f"{name}: is 16x13, but the LR image of 79x64 at scale 2.5 is 32x26" in message
-        assert "it was resized or cropped on the way, which cannot be undone, since" in message
+        assert "it was resized or cropped after downscaling, and cannot be restored" in message
         assert not Path("back.png").exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import basicsr.train
 import basicsr.utils.options
@@ -31,13 +31,13 @@ Options = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def options(lmdb: Path, pictures: Path) -> Options:
-    return train_options(lmdb, pictures)
+def options(lmdb: Path, hr_folder: Path) -> Options:
+    return train_options(lmdb, hr_folder)
 
 
 @pytest.fixture(scope="module")
 def trained(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that the command made. Copy it before writing into it."""
+    """The folder of a run by the command. Copy it before writing into it."""
     folder = tmp_path_factory.mktemp("trained")
     with_worker = changed(options, {"datasets: train: num_worker_per_gpu": 1})
     path = write(folder / "train.yml", with_worker)
@@ -86,7 +86,7 @@ def test_a_checkpoint_holds_what_others_need(trained: Path) -> None:
         AIDN(**checkpoint["config"]).load_state_dict(checkpoint["params_ema"])
 
 
-def test_losses_go_down_and_the_log_tells_them(trained: Path) -> None:
+def test_losses_decrease_and_are_logged(trained: Path) -> None:
     log = logged(trained / "experiments" / "small")
     assert list(log) == list(range(1, 31))
     for name in ("l_pix", "l_guide"):
@@ -175,7 +175,7 @@ def test_images_in_eight_bits_train_the_same_network(options: Options, tmp_path:
 
 
 @pytest.mark.parametrize("given", [{}, {"persistent_workers": False, "pin_memory": False}])
-def test_how_data_is_loaded_unless_the_options_say(
+def test_defaults_of_data_loading(
     given: Options, short: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = runner.create_train_val_dataloader
@@ -197,7 +197,7 @@ def test_how_data_is_loaded_unless_the_options_say(
 
 
 def test_a_thread_that_prefetches_has_no_persistent_workers(short: Options, tmp_path: Path) -> None:
-    """Theirs is one iterator for all epochs, which the threads of two epochs would share."""
+    """They share one iterator across epochs, which the threads of two epochs would use at once."""
     changes: Options = {"num_worker_per_gpu": 1, "prefetch_mode": "cpu"}
     runner._set_loading_defaults(changes, on_gpu=True)
     assert not changes["persistent_workers"]
@@ -221,8 +221,10 @@ def test_the_guide_weights_may_be_a_mapping(short: Options, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("batch", [2, 3])
-def test_small_data_sets_are_trained_to_the_end(short: Options, tmp_path: Path, batch: int) -> None:
-    # four pictures: with a batch of three, an epoch is one batch, not the two that it rounds up to
+def test_training_with_small_datasets_reaches_the_last_iteration(
+    short: Options, tmp_path: Path, batch: int
+) -> None:
+    # four images: with a batch of three, an epoch is one batch, not the two that it rounds up to
     changes = {
         "datasets: train: dataset_enlarge_ratio": 1,
         "datasets: train: batch_size_per_gpu": batch,
@@ -233,7 +235,7 @@ def test_small_data_sets_are_trained_to_the_end(short: Options, tmp_path: Path, 
     assert list(logged(tmp_path / "experiments" / "small")) == list(range(1, 14))
 
 
-def test_fewer_pictures_than_a_batch(short: Options, tmp_path: Path) -> None:
+def test_fewer_images_than_a_batch(short: Options, tmp_path: Path) -> None:
     changes = {
         "datasets: train: dataset_enlarge_ratio": 1,
         "datasets: train: batch_size_per_gpu": 5,
@@ -246,7 +248,7 @@ def test_fewer_pictures_than_a_batch(short: Options, tmp_path: Path) -> None:
 # resuming ---------------------------------------------------------------------------------------
 
 
-def test_a_run_goes_on_as_if_it_had_not_stopped(
+def test_a_run_continues_as_if_it_had_not_stopped(
     trained: Path, options: Options, tmp_path: Path
 ) -> None:
     whole = logged(trained / "experiments" / "small")
@@ -301,7 +303,7 @@ def test_a_named_state_is_resumed(short: Options, tmp_path: Path) -> None:
         (None, r"4\.state: not a training state, it lacks epoch, iter, optimizers, schedulers"),
     ],
 )
-def test_a_state_that_is_none_is_named(
+def test_a_file_that_is_not_a_state_is_named(
     short: Options, tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     folder = tmp_path / "experiments" / "small" / "training_states"
@@ -317,10 +319,10 @@ def test_a_state_that_is_none_is_named(
 # testing ----------------------------------------------------------------------------------------
 
 
-def test_a_test_writes_tables_and_pictures(trained: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_test_writes_tables_and_images(trained: Path, hr_folder: Path, tmp_path: Path) -> None:
     weights = trained / "experiments" / "small" / "models" / "net_g_latest.pth"
-    folder = test(tmp_path, test_options(pictures, weights))
-    names = [path.stem for path in sorted(pictures.glob("*.png"))]
+    folder = test(tmp_path, test_options(hr_folder, weights))
+    names = [path.stem for path in sorted(hr_folder.glob("*.png"))]
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows[::2]] == names
@@ -336,23 +338,23 @@ def test_a_test_writes_tables_and_pictures(trained: Path, pictures: Path, tmp_pa
 
 
 def test_the_average_can_be_tested(
-    trained: Path, pictures: Path, tmp_path: Path, options: Options
+    trained: Path, hr_folder: Path, tmp_path: Path, options: Options
 ) -> None:
     """What the last validation of the training evaluated."""
     experiment = trained / "experiments" / "small"
     weights = experiment / "models" / "net_g_latest.pth"
     changes = {"path: param_key_g": "params_ema", "val: save_img": False}
-    folder = test(tmp_path, changed(test_options(pictures, weights), changes))
+    folder = test(tmp_path, changed(test_options(hr_folder, weights), changes))
     means = json.loads((folder / "metrics.json").read_text())["mean"]
     final = experiment / "visualization" / "whole" / "metrics_30.json"
     assert means["x2.5"] == pytest.approx(json.loads(final.read_text())["mean"]["x2.5"], rel=1e-6)
 
 
 def test_the_lr_files_of_a_test_are_restored_by_another(
-    trained: Path, pictures: Path, tmp_path: Path
+    trained: Path, hr_folder: Path, tmp_path: Path
 ) -> None:
     weights = trained / "experiments" / "small" / "models" / "net_g_latest.pth"
-    options = test_options(pictures, weights)
+    options = test_options(hr_folder, weights)
     first = test(tmp_path, options)
     second = test(tmp_path, changed(options, {"name": "again", "val: lr_folder": str(first)}))
     for name in ("metrics.csv", "metrics.json"):
@@ -392,7 +394,7 @@ def test_usage_is_basicsrs_own(capsys: pytest.CaptureFixture[str]) -> None:
         assert "-opt" in capsys.readouterr().err
 
 
-def test_the_command_tells_an_error_in_a_line(
+def test_the_command_reports_an_error_in_a_line(
     options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "wrong.yml", changed(options, {"vall": {}}))
@@ -418,7 +420,7 @@ def test_a_plugin_that_is_not_there(
         runner.train(["-opt", str(path)])
 
 
-def test_basicsr_is_left_as_it_was(short: Options, tmp_path: Path) -> None:
+def test_basicsr_is_restored_afterwards(short: Options, tmp_path: Path) -> None:
     def state() -> tuple[Any, ...]:
         return (
             sys.argv,

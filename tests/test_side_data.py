@@ -1,4 +1,4 @@
-"""What image files hold beside their pixels, down and up through every format."""
+"""Side data of image files, down and up through every format."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ SOURCES: dict[str, Callable[[], bytes]] = {
     "rgba.png": lambda: encoded(rgba(), "PNG"),
     "palette.png": lambda: encoded(palette(), "PNG"),
     "deep.png": lambda: cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes(),
-    "deep_grey.png": lambda: cv2.imencode(".png", RGB[..., 0].astype(np.uint16) * 257)[1].tobytes(),
+    "deep_gray.png": lambda: cv2.imencode(".png", RGB[..., 0].astype(np.uint16) * 257)[1].tobytes(),
     "turned.jpg": lambda: encoded(Image.fromarray(RGB), "JPEG", exif=camera_exif(), quality=95),
     "cmyk.jpg": lambda: encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95),
 }
@@ -109,7 +109,7 @@ CARRIERS = {"png": [], "jpg": [], "webp": [], "lossy.webp": ["--quality", "90"]}
 TRANSPARENT = ("rgba.png", "palette.png")
 WARNINGS = {
     "deep.png": Loss.DEPTH,
-    "deep_grey.png": Loss.DEPTH,
+    "deep_gray.png": Loss.DEPTH,
     "cmyk.jpg": Loss.COLORS,
 }
 
@@ -226,10 +226,12 @@ def test_a_background_makes_a_jpeg_of_a_transparent_image(source: str, rescale: 
     assert (read_image("back.jpg")[:, :3] > 180).all() or source != "rgba.png"
 
 
-def test_a_color_that_is_none_is_named(rescale: Any) -> None:
+def test_an_invalid_color_is_named(rescale: Any) -> None:
     code, (message,) = rescale("down", "rgba.png", "-s", "2", "-o", "a.jpg", "--background", "x")
     assert code == 2
-    assert "'x' is not a color: valid are names, as white, and numbers, as #ff8000" in message
+    assert (
+        "'x' is not a color: expected a name such as white, or a number such as #ff8000" in message
+    )
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
@@ -258,7 +260,7 @@ def test_depth_16_is_the_unrounded_result(channels: int, rescale: Any, weights: 
     np.testing.assert_array_equal(deep, expected)
     code, (message,) = rescale("up", "lr.png", "-o", "16.jpg", "--depth", "16")
     assert code == 2
-    assert "--depth 16 is for PNG files, not for .jpg" in message
+    assert "--depth 16 requires PNG files, not .jpg" in message
 
 
 def test_side_data_in_png_of_16_bits(tmp_path: Path) -> None:
@@ -284,11 +286,11 @@ def test_transparency_is_upright_as_the_image_is(
     path = tmp_path / "a.img"
     exif = Image.Exif()
     exif[274] = orientation
-    grey = np.dstack([ALPHA, ALPHA, ALPHA, ALPHA])
-    grey[:5, :7, 3] = grey[:5, :7, :1].max()
-    grey[:5, :7, :3] = grey[:5, :7, :1].max()
+    gray = np.dstack([ALPHA, ALPHA, ALPHA, ALPHA])
+    gray[:5, :7, 3] = gray[:5, :7, :1].max()
+    gray[:5, :7, :3] = gray[:5, :7, :1].max()
     options: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    Image.fromarray(grey).save(path, kind, exif=exif, **options)
+    Image.fromarray(gray).save(path, kind, exif=exif, **options)
     alpha = read_side_data(path.read_bytes()).alpha
     np.testing.assert_array_equal(alpha, read_image(path)[..., 0])
 
@@ -416,17 +418,17 @@ def test_pil_images_without_a_record(rescaler: Rescaler) -> None:
     np.testing.assert_array_equal(np.asarray(restored), np.asarray(rescaler.upscale(lr)))
     with pytest.raises(ValueError, match="depth 16 is for arrays"):
         rescaler.upscale(bare, (2.0, 1.5), (HEIGHT, WIDTH), depth=16)
-    with pytest.raises(ValueError, match="depth is 12: valid are 8, 16"):
+    with pytest.raises(ValueError, match="depth is 12: expected one of 8, 16"):
         rescaler.upscale(lr, depth=12)
 
 
 def test_pil_images_of_other_modes(rescaler: Rescaler) -> None:
-    grey = Image.fromarray(RGB[..., 0])
+    gray = Image.fromarray(RGB[..., 0])
     expected = rescaler.downscale(RGB[..., 0], 2).pixels
     deep = Image.fromarray(RGB[..., 0].astype(np.uint16) * 257)
-    for image in (grey, grey.convert("I;16").point(lambda v: v * 257), deep, grey.convert("LA")):
+    for image in (gray, gray.convert("I;16").point(lambda v: v * 257), deep, gray.convert("LA")):
         np.testing.assert_array_equal(rescaler.downscale(image, 2).pixels, expected)
     with pytest.raises(ValueError, match="PIL image of mode F"):
-        rescaler.downscale(grey.convert("F"), 2)
+        rescaler.downscale(gray.convert("F"), 2)
     turned = Image.open(io.BytesIO(SOURCES["turned.jpg"]()))
     assert rescaler.downscale(turned, 2).info.size == (WIDTH, HEIGHT)

@@ -1,4 +1,4 @@
-"""A step of every trainer on a GPU: as if there were one, and on a real one where there is."""
+"""A training step of every model on a GPU: simulated, and on a real one if available."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ SIDE = 32
 
 
 def options_of(trainer: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    """All that a step may do: average, skipping, a discriminator from the second step on."""
+    """All parts of a step: average, skipping, a discriminator from the second step on."""
     start = folder / "start.pth"
     if trainer == "vqgan":
         options = changed(
@@ -124,7 +124,7 @@ def fake_model(opt: dict[str, Any]) -> Iterator[tuple[RescalingModel, FakeGPU]]:
 def test_a_step_never_waits_for_the_gpu(trainer: str, precision: str, tmp_path: Path) -> None:
     opt = options_of(trainer, tmp_path, train__precision=precision)
     with fake_model(opt) as (model, gpu):
-        step(model, 2, batch())  # at 1, VQGAN fills its code book, and waits
+        step(model, 2, batch())  # at 1, VQGAN fills its codebook, and waits
         with gpu.no_sync():  # the batch is copied without waiting
             step(model, 3, batch())
         parameters = [p for net in (model.net_g, model.net_g_ema) for p in net.parameters()]
@@ -149,7 +149,7 @@ def trained(
     for iteration in range(1, steps + 1):
         step(model, iteration, gt)
         losses.append(model.get_current_log()["l_code" if trainer == "stage 1" else "l_pix"])
-    if device == "cuda":  # sizes are known by now: from here on, nothing is to be waited for
+    if device == "cuda":  # sizes are known by now: no synchronization from here on
         gt = gt.pin_memory()
         torch.cuda.set_sync_debug_mode("error")
         try:

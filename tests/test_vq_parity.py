@@ -32,7 +32,7 @@ def constructor(expected: dict[str, np.ndarray]) -> dict[str, Any]:
     return dict(config)
 
 
-def picture(expected: dict[str, np.ndarray]) -> Tensor:
+def hr_image(expected: dict[str, np.ndarray]) -> Tensor:
     seed, height, width = (int(value) for value in expected["case"][:3])
     return torch.from_numpy(recipe.image(seed, height, width))
 
@@ -51,7 +51,7 @@ def test_vqgan() -> None:
     expected = golden("vqgan")
     net = recipe.fill(VQGAN(**constructor(expected)))
     assert_entries(net, expected)
-    x = picture(expected)
+    x = hr_image(expected)
     codes, indices = net.encode(x)
     assert indices.flatten(1).tolist() == expected["indices"].tolist()
     assert_close(codes, expected["quant"], 1e-6)
@@ -74,7 +74,7 @@ def test_vqir_state_dict_entries(case: tuple[VQIR, dict[str, np.ndarray]]) -> No
 @torch.inference_mode()
 def test_vqir_downscale(case: tuple[VQIR, dict[str, np.ndarray]]) -> None:
     net, expected = case
-    hr = picture(expected)
+    hr = hr_image(expected)
     _, indices = net.encode(hr)
     assert indices.flatten(1).tolist() == expected["indices"].tolist()
     lr = net.downscale(hr)

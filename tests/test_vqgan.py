@@ -31,7 +31,9 @@ TINY: dict[str, Any] = {
 def tiny(**options: Any) -> VQGAN:
     torch.manual_seed(0)
     net = VQGAN(**{**TINY, **options}).eval()
-    nn.init.normal_(net.quantize.embedding.weight, std=0.3)  # near the features: many are used
+    nn.init.normal_(
+        net.quantize.embedding.weight, std=0.3
+    )  # near the features, so that many are used
     return net
 
 
@@ -42,10 +44,10 @@ def test_any_size_comes_back_exact(height: int, width: int) -> None:
     x = torch.rand(2, 3, height, width)
     with torch.inference_mode():
         restored, z, codes, indices = net(x)
-        quantised, same = net.encode(x)
+        quantized, same = net.encode(x)
     small = (-(-height // 4), -(-width // 4))
     assert restored.shape == x.shape
-    assert z.shape == codes.shape == quantised.shape == (2, 8, *small)
+    assert z.shape == codes.shape == quantized.shape == (2, 8, *small)
     assert indices.shape == (2, *small)
     assert torch.equal(same, indices)
 
@@ -130,7 +132,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     restored, z, codes, _ = net(x)
     F.l1_loss(restored, x).backward(retain_graph=True)
     book = net.quantize.embedding.weight
-    assert book.grad is None  # it learns from the code-book loss alone
+    assert book.grad is None  # it learns only from the codebook loss
     assert net.last_layer.grad is not None
     for name, parameter in net.named_parameters():
         if parameter is not book:
@@ -270,12 +272,12 @@ def test_the_released_package_gives_the_same() -> None:
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        ({"ch": 48}, "ch is 48: valid are multiples of 32"),
+        ({"ch": 48}, "ch is 48: expected a multiple of 32"),
         ({"ch_mult": ()}, r"ch_mult is \(\)"),
         ({"ch_mult": (1, 0)}, r"ch_mult is \(1, 0\)"),
         ({"num_res_blocks": 0}, "num_res_blocks is 0"),
         ({"n_embed": 0}, "n_embed is 0"),
-        ({"attn_resolutions": (16,)}, "attn_resolutions holds 16: .* valid are 256, 128, 64"),
+        ({"attn_resolutions": (16,)}, "attn_resolutions holds 16: .* expected one of 256, 128, 64"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], culprit: str) -> None:
@@ -287,5 +289,5 @@ def test_bad_input_is_named() -> None:
     net = tiny()
     with pytest.raises(ValueError, match=r"x is 3 x 16 pixels .* at least 4 x 4"):
         net.encode(torch.rand(1, 3, 3, 16))
-    with pytest.raises(ValueError, match=r"x has shape \(1, 1, 16, 16\): RGB images"):
+    with pytest.raises(ValueError, match=r"x has shape \(1, 1, 16, 16\): expected RGB images"):
         net(torch.rand(1, 1, 16, 16))

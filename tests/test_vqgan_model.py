@@ -1,4 +1,4 @@
-"""Training a VQGAN: losses and their weights, the discriminator, the code book, files."""
+"""Training a VQGAN: losses and their weights, the discriminator, the codebook, files."""
 
 import json
 import pickle
@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import numpy as np
 import pytest
@@ -51,9 +51,9 @@ ADAM = {"type": "Adam", "lr": 1e-3, "betas": [0.5, 0.9]}
 Make = Callable[..., VQGANModel]
 
 
-def vqgan_options(lmdb: Path, pictures: Path) -> dict[str, Any]:
+def vqgan_options(lmdb: Path, hr_folder: Path) -> dict[str, Any]:
     return changed(
-        train_options(lmdb, pictures),
+        train_options(lmdb, hr_folder),
         {
             "name": "vqgan",
             "model_type": "VQGANModel",
@@ -75,11 +75,11 @@ WITHOUT_GAN: dict[str, Any] = {"network_d": ..., "train: gan_opt": ..., "train: 
 
 
 @pytest.fixture
-def make(pictures: Path, tmp_path: Path) -> Make:
+def make(hr_folder: Path, tmp_path: Path) -> Make:
     """Builds a model that trains, with changed options."""
 
     def build(gan: bool = True, **changes: Any) -> VQGANModel:
-        options = vqgan_options(pictures, pictures)
+        options = vqgan_options(hr_folder, hr_folder)
         torch.manual_seed(0)
         named = {name.replace("__", ": "): value for name, value in changes.items()}
         options = changed(changed(options, {} if gan else WITHOUT_GAN), named)
@@ -123,7 +123,7 @@ def test_the_perceptual_loss_sees_images_in_0_to_1(make: Make) -> None:
     assert log["l_percep"] == pytest.approx(expected, 1e-4)
 
 
-def test_missing_lpips_weights_are_told_when_the_model_is_built(
+def test_missing_lpips_weights_are_reported_when_the_model_is_built(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "lpips", object())
@@ -151,7 +151,7 @@ def test_gan_loss_and_its_weight(make: Make, adaptive: bool) -> None:
     weight = 0.8 * (norms[0] / (norms[1] + 1e-4)).item() if adaptive else 0.8
     assert log["gan_weight"] == pytest.approx(weight, rel=1e-3)
     assert log["l_gan"] == pytest.approx(weight * raw.item(), rel=1e-3)
-    # the discriminator's turn; its spectral norms have moved on by one step
+    # the discriminator's step; its spectral norms have advanced by one step
     judgements = net_d(torch.cat([model.gt, restored.detach()]))
     real, fake = judgements.chunk(2)
     loss = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
@@ -213,7 +213,7 @@ def test_feature_matching_moves_the_network_and_not_the_discriminator(make: Make
 
 
 def test_feature_matching_without_a_discriminator_is_refused(make: Make) -> None:
-    with pytest.raises(ValueError, match="option train: feature_opt needs a discriminator"):
+    with pytest.raises(ValueError, match="option train: feature_opt requires a discriminator"):
         make(gan=False, train__feature_opt=FEATURES)
 
 
@@ -233,11 +233,11 @@ def test_half_precision_keeps_weights_and_losses_in_full(make: Make) -> None:
 
 @pytest.mark.parametrize("missing", ["network_d", "train: gan_opt", "train: optim_d"])
 def test_half_a_discriminator_is_refused(make: Make, missing: str) -> None:
-    with pytest.raises(ValueError, match=f"option {missing} is missing: a discriminator needs"):
+    with pytest.raises(ValueError, match=f"option {missing} is missing: a discriminator requires"):
         make(**{missing.replace(": ", "__"): None})
 
 
-# code book --------------------------------------------------------------------------------------
+# codebook ---------------------------------------------------------------------------------------
 
 
 def test_usage() -> None:
@@ -254,7 +254,7 @@ def test_usage() -> None:
     assert (usage.share(), usage.perplexity()) == (1, pytest.approx(8))
 
 
-def test_the_log_is_of_what_came_since_the_last(make: Make) -> None:
+def test_the_log_covers_the_steps_since_the_previous_line(make: Make) -> None:
     model = make(gan=False, train__optim_g={"type": "SGD", "lr": 0.0})
     alone = step(model, 1, seed=1)
     for seed in (2, 3):
@@ -266,7 +266,7 @@ def test_the_log_is_of_what_came_since_the_last(make: Make) -> None:
     assert "codes_used" not in model.get_current_log()
 
 
-def test_dead_codes_are_moved_onto_features_and_live_ones_stay(make: Make) -> None:
+def test_unused_codes_are_replaced_by_features_and_used_ones_stay(make: Make) -> None:
     model = make(gan=False, train__revive_codes=3, train__optim_g={"type": "SGD", "lr": 0.0})
     book = model.net_g.quantize.embedding.weight
 
@@ -290,9 +290,7 @@ def test_dead_codes_are_moved_onto_features_and_live_ones_stay(make: Make) -> No
     assert is_feature(book[~used]).all() and not is_feature(old[~used]).any()
 
 
-def test_the_code_book_is_left_alone_by_default_and_after_loading(
-    make: Make, tmp_path: Path
-) -> None:
+def test_codes_are_not_replaced_by_default_and_after_loading(make: Make, tmp_path: Path) -> None:
     still = {"type": "SGD", "lr": 0.0}
     torch.manual_seed(9)
     net = VQGAN(**CONFIG)
@@ -351,9 +349,9 @@ def test_resuming_brings_everything_back(make: Make, tmp_path: Path, gan: bool) 
         assert same(again.net_d.state_dict(), model.net_d.state_dict())
 
 
-def test_training_from_an_option_file_and_resuming_it(pictures: Path, tmp_path: Path) -> None:
+def test_training_from_an_option_file_and_resuming_it(hr_folder: Path, tmp_path: Path) -> None:
     options = changed(
-        vqgan_options(pictures, pictures),
+        vqgan_options(hr_folder, hr_folder),
         {
             "datasets: train: io_backend: type": "disk",
             "train: total_iter": 4,
@@ -384,12 +382,12 @@ def test_training_from_an_option_file_and_resuming_it(pictures: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_training_with_basicsrs_own_script(pictures: Path, tmp_path: Path) -> None:
+def test_training_with_basicsrs_own_script(hr_folder: Path, tmp_path: Path) -> None:
     spec = find_spec("basicsr")
     assert spec is not None and spec.submodule_search_locations
     copytree(spec.submodule_search_locations[0], tmp_path / "basicsr")
     options = changed(
-        vqgan_options(pictures, pictures),
+        vqgan_options(hr_folder, hr_folder),
         {
             "datasets: train: io_backend: type": "disk",
             "train: total_iter": 2,
@@ -416,9 +414,9 @@ def test_training_with_basicsrs_own_script(pictures: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network(pictures: Path, tmp_path: Path) -> None:
+def test_two_processes_train_one_network(hr_folder: Path, tmp_path: Path) -> None:
     options = changed(
-        vqgan_options(pictures, pictures),
+        vqgan_options(hr_folder, hr_folder),
         {
             "datasets: train: io_backend: type": "disk",
             "train: total_iter": 4,
@@ -438,7 +436,7 @@ def test_two_processes_train_one_network(pictures: Path, tmp_path: Path) -> None
     )
     assert result.returncode == 0, result.stderr
     experiment = tmp_path / "experiments" / "vqgan"
-    # Each rank has validated half of the pictures with the network that it has itself.
+    # Each rank has validated half of the images with the network that it has itself.
     alone = changed(
         options,
         {
@@ -460,8 +458,8 @@ def test_two_processes_train_one_network(pictures: Path, tmp_path: Path) -> None
         assert ours["psnr"] == pytest.approx(theirs["psnr"], rel=1e-5)
 
 
-def test_options_are_checked(pictures: Path, tmp_path: Path) -> None:
-    options = vqgan_options(pictures, pictures)
+def test_options_are_checked(hr_folder: Path, tmp_path: Path) -> None:
+    options = vqgan_options(hr_folder, hr_folder)
     options = changed(options, {"datasets: train: io_backend: type": "disk"})
 
     def check(changes: dict[str, Any]) -> None:
@@ -492,14 +490,14 @@ class Loader:
         self.dataset = dataset
 
 
-def test_validation_scores_the_reconstruction(make: Make, pictures: Path) -> None:
+def test_validation_scores_the_reconstruction(make: Make, hr_folder: Path) -> None:
     model = make(gan=False, train__ema_decay=0)
-    dataset = HRImageDataset({"name": "whole", "phase": "val", "dataroot_gt": str(pictures)})
+    dataset = HRImageDataset({"name": "whole", "phase": "val", "dataroot_gt": str(hr_folder)})
     model.validation(Loader(dataset), 1, None)
     net = VQGAN(**CONFIG).eval()
     net.load_state_dict(model.net_g.state_dict())
     scores = []
-    for path in sorted(pictures.iterdir()):
+    for path in sorted(hr_folder.iterdir()):
         hr = read_image(path)
         with torch.inference_mode():
             out = net(torch.from_numpy(hr).permute(2, 0, 1)[None] / 255).restored[0]
@@ -509,15 +507,15 @@ def test_validation_scores_the_reconstruction(make: Make, pictures: Path) -> Non
 
 
 @pytest.mark.parametrize("image", ["lr", "bicubic"])
-def test_there_is_only_the_reconstruction_to_judge(make: Make, image: str) -> None:
-    with pytest.raises(ValueError, match=f"image is '{image}': valid are hr"):
+def test_only_the_reconstruction_can_be_evaluated(make: Make, image: str) -> None:
+    with pytest.raises(ValueError, match=f"image is '{image}': expected one of hr"):
         make(val__metrics={"psnr": {"type": "calculate_psnr", "image": image}})
 
 
 @pytest.mark.slow
-def test_a_short_training_learns_to_reconstruct(pictures: Path, tmp_path: Path) -> None:
+def test_a_short_training_learns_to_reconstruct(hr_folder: Path, tmp_path: Path) -> None:
     options = changed(
-        vqgan_options(pictures, pictures),
+        vqgan_options(hr_folder, hr_folder),
         {
             "network_g: n_embed": 64,
             "train: gan_start": 181,
@@ -528,7 +526,7 @@ def test_a_short_training_learns_to_reconstruct(pictures: Path, tmp_path: Path) 
     )
     torch.manual_seed(0)
     model = VQGANModel(model_options(options, tmp_path, is_train=True))
-    source = {"name": "crops", "dataroot_gt": str(pictures)}
+    source = {"name": "crops", "dataroot_gt": str(hr_folder)}
     crops = HRImageDataset({**source, "phase": "train", "gt_size": 64, "use_hflip": True})
     whole = Loader(HRImageDataset({**source, "phase": "val"}))
     model.validation(whole, 0, None)

@@ -58,7 +58,7 @@ def shared(factor: int, stage: int) -> VQIR:
 
 
 def randomized(net: Net) -> Net:
-    """Lets couplings do something, and codes lie near the features."""
+    """Makes couplings differ from the identity, and moves codes near the features."""
     for name, parameter in net.named_parameters():
         if ".conv3." in name:
             nn.init.normal_(parameter, std=0.1)
@@ -285,7 +285,7 @@ def test_wide_heads_attend_as_narrow_ones_do(
 
 
 def test_strips_refuse_channels_that_heads_do_not_divide() -> None:
-    with pytest.raises(ValueError, match="channels is 224, whose half 3 heads do not divide"):
+    with pytest.raises(ValueError, match="channels is 224, whose half is not divisible by 3 heads"):
         IntraStripAttention(224)
 
 
@@ -538,10 +538,10 @@ def test_color_order_is_swapped_exactly(factor: int, stage: int) -> None:
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        ({"factor": 8}, "factor is 8: valid are 16, 32"),
-        ({"stage": 3}, "stage is 3: valid are 1, 2"),
+        ({"factor": 8}, "factor is 8: expected one of 16, 32"),
+        ({"stage": 3}, "stage is 3: expected one of 1, 2"),
         ({"ch_mult": (1, 1, 1)}, "ch_mult is .*five numbers"),
-        ({"embed_dim": 48}, "embed_dim is 48: valid are multiples of 32"),
+        ({"embed_dim": 48}, "embed_dim is 48: expected a multiple of 32"),
         ({"ch": 30}, "ch is 30"),
     ],
 )
@@ -558,7 +558,7 @@ def test_bad_input_is_named() -> None:
     for call, culprit in (
         (lambda: net.downscale(hr[:, :, :31]), "hr is 31 x 64 pixels .* at least 32 x 32"),
         (lambda: net(hr[:, :, :, :16]), "hr is 64 x 16 pixels"),
-        (lambda: net.downscale(hr[:, :1]), r"hr has shape \(1, 1, 64, 64\): RGB images"),
+        (lambda: net.downscale(hr[:, :1]), r"hr has shape \(1, 1, 64, 64\): expected RGB images"),
         (lambda: net.upscale(hr, size=(64, 64)), "lr is 64 x 64 .* has an LR image of 2 x 2"),
         (lambda: net.upscale(hr[:, :2], size=(64, 64)), r"lr has shape \(1, 2, 64, 64\)"),
         (lambda: net.upscale(hr, size=(8, 64)), r"size \(8, 64\) has a side below 32"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import numpy as np
 import pytest
@@ -64,9 +64,9 @@ MODELS = {1: VQIRModel, 2: VQIRRefineModel}
 TRAINED = {1: "icrm", 2: "refine"}
 
 
-def train_options(stage: int, start: Path, data: Path, pictures: Path) -> dict[str, Any]:
-    """Trains a stage from the file of the step before."""
-    options = aidn_train_options(data, pictures)
+def train_options(stage: int, start: Path, data: Path, hr_folder: Path) -> dict[str, Any]:
+    """Trains a stage from the file of the previous step."""
+    options = aidn_train_options(data, hr_folder)
     options |= {
         "name": f"stage{stage}",
         "model_type": MODELS[stage].__name__,
@@ -85,8 +85,8 @@ def train_options(stage: int, start: Path, data: Path, pictures: Path) -> dict[s
     return changed(options, {"datasets: train: io_backend": None})
 
 
-def test_options(stage: int, weights: Path, pictures: Path) -> dict[str, Any]:
-    """Tests a file of a stage, all that it restores."""
+def test_options(stage: int, weights: Path, hr_folder: Path) -> dict[str, Any]:
+    """Tests a file of a stage, with all restored images."""
     images = VQIRRefineModel.evaluated if stage == 2 else VQIRModel.evaluated
     return {
         "name": f"evaluated{stage}",
@@ -97,7 +97,7 @@ def test_options(stage: int, weights: Path, pictures: Path) -> dict[str, Any]:
             "test_1": {
                 "name": "whole",
                 "type": "HRImageDataset",
-                "dataroot_gt": str(pictures),
+                "dataroot_gt": str(hr_folder),
                 "io_backend": {"type": "disk"},
             }
         },
@@ -142,18 +142,18 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     torch.manual_seed(0)
     paths = {1: folder / "vqgan.ckpt", 2: folder / "stage1.pth"}
     vqgan = randomized(VQGAN(**VQ), 1)
-    # as released: under state_dict, with what the losses are made of
+    # as released: under state_dict, with the networks of the losses
     torch.save({"state_dict": {**vqgan.state_dict(), "loss.w": torch.zeros(1)}}, paths[1])
     torch.save({"params": randomized(VQIR(16, 1, **VQ), 2).state_dict()}, paths[2])
     return paths
 
 
 @pytest.fixture
-def make(starts: dict[int, Path], pictures: Path, tmp_path: Path) -> Make:
+def make(starts: dict[int, Path], hr_folder: Path, tmp_path: Path) -> Make:
     """Builds a model that trains a stage, with changed options."""
 
     def build(stage: int, **changes: Any) -> VQIRModel:
-        options = train_options(stage, starts[stage], pictures, pictures)
+        options = train_options(stage, starts[stage], hr_folder, hr_folder)
         torch.manual_seed(0)
         named = {name.replace("__", ": "): value for name, value in changes.items()}
         options = model_options(changed(options, named), tmp_path, is_train=True)
@@ -163,12 +163,12 @@ def make(starts: dict[int, Path], pictures: Path, tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def load(starts: dict[int, Path], pictures: Path, tmp_path: Path) -> Make:
+def load(starts: dict[int, Path], hr_folder: Path, tmp_path: Path) -> Make:
     """Builds a model that tests a file."""
 
     def build(stage: int, path: Path, **changes: Any) -> VQIRModel:
         named = {name.replace("__", ": "): value for name, value in changes.items()}
-        options = changed(test_options(stage, path, pictures), named)
+        options = changed(test_options(stage, path, hr_folder), named)
         return MODELS[stage](model_options(options, tmp_path, is_train=False))
 
     return build
@@ -388,7 +388,7 @@ def test_stage_1_starts_from_a_vqgan(make: Make, starts: dict[int, Path]) -> Non
     assert same(model.net_g.icrm.state_dict(), model.net_g_ema.icrm.state_dict())
 
 
-def test_stage_1_goes_on_from_a_file_of_stage_1(make: Make, starts: dict[int, Path]) -> None:
+def test_stage_1_continues_from_a_file_of_stage_1(make: Make, starts: dict[int, Path]) -> None:
     path = {"pretrain_network_g": str(starts[2])}
     assert same(make(1, path=path).net_g.state_dict(), torch.load(starts[2])["params"])
 
@@ -428,7 +428,7 @@ def test_weights_for_bgr(
     assert same(swapped.net_g.state_dict(), usual.net_g.state_dict())
     assert not same(make(stage, path=where).net_g.state_dict(), usual.net_g.state_dict())
 
-    # what training saves is for RGB: nothing is swapped again when it goes on
+    # saved weights are for RGB: nothing is swapped again when training continues
     swapped.save(0, 1)
     saved = tmp_path / "models" / "net_g_1.pth"
     state = str(tmp_path / "training_states" / "1.state")
@@ -442,39 +442,47 @@ def test_weights_for_bgr(
 @pytest.mark.parametrize(
     ("stage", "changes", "message"),
     [
-        (1, {"path": {}}, "stage 1 starts from pretrain_network_vqgan, .*; none given"),
+        (1, {"path": {}}, "stage 1 starts from pretrain_network_vqgan, .*: neither is given"),
         (
             1,
             {"path": {"pretrain_network_vqgan": 1, "pretrain_network_g": 2}},
-            "stage 1 starts from pretrain_network_vqgan, .*; both given",
+            "stage 1 starts from pretrain_network_vqgan, .*: both are given",
         ),
-        (2, {"path": {}}, "pretrain_network_g is missing: stage 2 starts from a file of stage 1"),
-        (1, {"path__pretrain_network_vqgan": 2}, r"stage1\.pth holds a VQIR .* a VQGAN is needed"),
+        (2, {"path": {}}, "pretrain_network_g is missing: stage 2 starts from weights of stage 1"),
+        (
+            1,
+            {"path__pretrain_network_vqgan": 2},
+            r"stage1\.pth contains a VQIR .*: expected a VQGAN",
+        ),
         (
             2,
             {"path__pretrain_network_g": 1},
-            r"vqgan\.ckpt holds a VQGAN: a VQIR of factor 16, stage 1 or .* stage 2 is needed",
+            r"vqgan\.ckpt contains a VQGAN: expected a VQIR of factor 16, stage 1 or .* stage 2",
         ),
         (
             2,
             {"network_g__factor": 32},
-            r"stage1\.pth holds a VQIR of factor 16, stage 1: a VQIR of factor 32, stage 1 or",
+            r"stage1\.pth contains a VQIR of factor 16, .*: expected a VQIR of factor 32, .* or",
         ),
         (1, {"network_g__n_embed": 17}, r"vqgan\.ckpt does not fit VQIR: 1 of another shape: qu"),
         (1, {"network_g__stage": 2}, "stage is 2, but VQIRModel is for stage 1"),
         (2, {"network_g__stage": ...}, "stage is 1, but VQIRRefineModel is for stage 2"),
-        (1, {"network_g__type": "VQGAN"}, "type is 'VQGAN': VQIRModel needs VQIR"),
-        (1, {"color_order": "grb"}, "color_order is 'grb': valid are rgb, bgr"),
-        (1, {"path__strict_load_g": False}, "strict_load_g is false: VQIR loads whole files only"),
+        (1, {"network_g__type": "VQGAN"}, "type is 'VQGAN': VQIRModel requires VQIR"),
+        (1, {"color_order": "grb"}, "color_order is 'grb': expected one of rgb, bgr"),
+        (
+            1,
+            {"path__strict_load_g": False},
+            "strict_load_g is false: VQIR loads only complete files",
+        ),
         (1, {"train__gram_opt": ...}, "train: gram_opt is missing: VQIRModel needs it"),
         (2, {"train__gan_opt": ...}, "train: gan_opt is missing: VQIRRefineModel needs it"),
         (2, {"train__optim_d": ...}, "train: optim_d is missing"),
         (2, {"network_d": ...}, "network_d is missing"),
-        (1, {"path": {"resume_state": 1}}, "pretrain_network_g is missing: .* to resume with"),
+        (1, {"path": {"resume_state": 1}}, "pretrain_network_g is missing: .* to resume from"),
         (
             1,
             {"val__metrics": {"psnr": {"type": "calculate_psnr", "image": "half"}}},
-            "psnr: image is 'half': valid are hr, lr, bicubic$",
+            "psnr: image is 'half': expected one of hr, lr, bicubic$",
         ),
     ],
 )
@@ -501,13 +509,14 @@ def test_tests_need_a_file_of_their_stage(
     other = tmp_path / "other.pth"
     torch.save(VQIR(16, 3 - stage, **VQ).state_dict(), other)  # type: ignore[arg-type]
     with pytest.raises(
-        ValueError, match=rf"other\.pth holds a VQIR .* stage {3 - stage}: .* stage {stage} is ne"
+        ValueError, match=rf"other\.pth contains a VQIR .* stage {3 - stage}: .* stage {stage}$"
     ):
         load(stage, other)
-    with pytest.raises(ValueError, match=r"vqgan\.ckpt holds a VQGAN: a VQIR"):
+    with pytest.raises(ValueError, match=r"vqgan\.ckpt contains a VQGAN: expected a VQIR"):
         load(stage, starts[1])
     torch.save({"conv.weight": torch.zeros(3)}, other)
-    with pytest.raises(ValueError, match=r"other\.pth holds neither a VQGAN nor a VQIR: a VQIR"):
+    neither = r"other\.pth contains neither a VQGAN nor a VQIR: expected a VQIR"
+    with pytest.raises(ValueError, match=neither):
         load(stage, other)
 
 
@@ -566,7 +575,7 @@ def test_stage_2_does_not_resume_from_stage_1(
     make: Make, starts: dict[int, Path], tmp_path: Path
 ) -> None:
     path = {"pretrain_network_g": str(starts[2]), "resume_state": str(tmp_path / "1.state")}
-    with pytest.raises(ValueError, match=r"stage1\.pth holds .* stage 1: .* stage 2 is needed"):
+    with pytest.raises(ValueError, match=r"stage1\.pth contains .* stage 1: expected .* stage 2$"):
         make(2, path=path)
 
 
@@ -585,19 +594,19 @@ def eight_bits(image: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(("stage", "factor"), [(1, 16), (2, 16), (1, 32), (2, 32)])
 def test_validation_against_an_independent_computation(
-    load: Make, tmp_path: Path, pictures: Path, stage: int, factor: int
+    load: Make, tmp_path: Path, hr_folder: Path, stage: int, factor: int
 ) -> None:
     torch.manual_seed(5)
     net = randomized(VQIR(factor, stage, **VQ), 5).eval()  # type: ignore[arg-type]
     assert isinstance(net, VQIR)
     weights = tmp_path / "net.pth"
     torch.save(net.state_dict(), weights)
-    # the LR images of the pictures are a few pixels wide
+    # LR images are a few pixels wide
     metrics = {
         image: {"type": "calculate_psnr", "image": image} for image in MODELS[stage].evaluated
     }
     model = load(stage, weights, network_g__factor=factor, val__metrics=metrics)
-    options = {"name": "whole", "phase": "val", "dataroot_gt": str(pictures)}
+    options = {"name": "whole", "phase": "val", "dataroot_gt": str(hr_folder)}
     dataset = HRImageDataset(options)
     model.validation(DataLoader(dataset), "test", None, save_img=True)
     folder = tmp_path / "visualization" / "whole"
@@ -652,11 +661,11 @@ def test_validation_against_an_independent_computation(
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_the_average_is_validated_and_training_goes_on(
-    make: Make, pictures: Path, stage: int
+def test_the_average_is_validated_and_training_continues(
+    make: Make, hr_folder: Path, stage: int
 ) -> None:
     model, alone = (make(stage, train__ema_decay=0.5) for _ in range(2))
-    dataset = HRImageDataset({"name": "whole", "phase": "val", "dataroot_gt": str(pictures)})
+    dataset = HRImageDataset({"name": "whole", "phase": "val", "dataroot_gt": str(hr_folder)})
     for one in (model, alone):
         step(one, 1)
     model.validation(DataLoader(dataset), 1, None)
@@ -670,23 +679,23 @@ def test_the_average_is_validated_and_training_goes_on(
 # from option files ------------------------------------------------------------------------------
 
 
-def test_options_are_checked(starts: dict[int, Path], pictures: Path, tmp_path: Path) -> None:
+def test_options_are_checked(starts: dict[int, Path], hr_folder: Path, tmp_path: Path) -> None:
     def check(options: dict[str, Any]) -> None:
         check_options(str(write_options(tmp_path / "options.yml", options)), is_train=True)
 
-    first, second = (train_options(s, starts[s], pictures, pictures) for s in (1, 2))
+    first, second = (train_options(s, starts[s], hr_folder, hr_folder) for s in (1, 2))
     check(first)
     check(second)
     missing = {"path: pretrain_network_vqgan": "/no/vqgan.ckpt"}
-    misspelt = {"path: pretrain_vqgan": str(starts[1])}
+    misspelled = {"path: pretrain_vqgan": str(starts[1])}
     for options, changes, message in (
         (first, missing, "path: pretrain_network_vqgan: no such .*/no/vqgan.ckpt"),
-        (first, misspelt, r"pretrain_vqgan is unknown \(nearest known: pretrain_network_vqgan"),
+        (first, misspelled, r"pretrain_vqgan is unknown \(nearest known: pretrain_network_vqgan"),
         (first, {"train: gram_opt: typ": 1}, r"train: gram_opt: typ is unknown .*type"),
         (first, {"colour_order": "bgr"}, r"colour_order is unknown \(nearest known: color_order"),
         (first, {"network_g: facter": 16}, r"network_g: facter is unknown .*factor"),
         (second, {"train: edge_opt: type": "EdgesLoss"}, r"type 'EdgesLoss' .*EdgeLoss"),
-        (second, {"train: optim_d: lr": "1e-4"}, "train: optim_d: lr is text"),
+        (second, {"train: optim_d: lr": "1e-4"}, "train: optim_d: lr is a string"),
         (second, {"network_d: num_feats": 4}, r"network_d: num_feats is unknown .*num_feat"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -705,15 +714,15 @@ def losses_logged(experiment: Path) -> dict[int, dict[str, float]]:
     return dict(sorted(found.items()))
 
 
-def pipeline(folder: Path, pictures: Path) -> list[dict[str, Any]]:
+def pipeline(folder: Path, hr_folder: Path) -> list[dict[str, Any]]:
     """VQGAN, stage 1, stage 2, each from the file that the one before saves, from one LMDB."""
-    build_lmdb(pictures, folder / "train.lmdb")
+    build_lmdb(hr_folder, folder / "train.lmdb")
     steps = [
         train_options(
             stage,
             folder / "experiments" / before / "models" / "net_g_latest.pth",
             folder / "train.lmdb",
-            pictures,
+            hr_folder,
         )
         for stage, before in ((1, "vqgan"), (2, "stage1"))
     ]
@@ -757,14 +766,14 @@ def check_run(folder: Path, stage: int, iterations: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["rescale", "basicsr"])
-def test_three_steps_from_option_files(tmp_path: Path, pictures: Path, runner: str) -> None:
+def test_three_steps_from_option_files(tmp_path: Path, hr_folder: Path, runner: str) -> None:
     program: tuple[str, ...] = ("-m", "rescale_app.cli", "train")
     if runner == "basicsr":
         spec = find_spec("basicsr")
         assert spec is not None and spec.submodule_search_locations
         copytree(spec.submodule_search_locations[0], tmp_path / "basicsr")
         program = ("basicsr/train.py",)
-    for options in pipeline(tmp_path, pictures):
+    for options in pipeline(tmp_path, hr_folder):
         path = write_options(tmp_path / f"{options['name']}.yml", options)
         check_options(str(path), is_train=True)
         result = command(tmp_path, *program, "-opt", path)
@@ -781,7 +790,7 @@ def test_three_steps_from_option_files(tmp_path: Path, pictures: Path, runner: s
     for name, value in frozen["stage1"].items():
         assert torch.equal(value, frozen["stage2"][name]), name
 
-    # the command goes on with what either runner has left
+    # the command continues with the files of either runner
     longer = changed(options, {"train: total_iter": 9})
     path = write_options(tmp_path / "stage2.yml", longer)
     result = command(tmp_path, "-m", "rescale_app.cli", "train", "-opt", path, "--auto_resume")
@@ -790,7 +799,7 @@ def test_three_steps_from_option_files(tmp_path: Path, pictures: Path, runner: s
 
     for stage in (1, 2):
         weights = tmp_path / "experiments" / f"stage{stage}" / "models" / "net_g_latest.pth"
-        path = write_options(tmp_path / "test.yml", test_options(stage, weights, pictures))
+        path = write_options(tmp_path / "test.yml", test_options(stage, weights, hr_folder))
         script = ("basicsr/test.py",) if runner == "basicsr" else (*program[:-1], "test")
         result = command(tmp_path, *script, "-opt", path)
         assert result.returncode == 0, result.stderr
@@ -802,12 +811,12 @@ def test_three_steps_from_option_files(tmp_path: Path, pictures: Path, runner: s
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2])
 def test_two_processes_agree(
-    tmp_path: Path, pictures: Path, starts: dict[int, Path], stage: int
+    tmp_path: Path, hr_folder: Path, starts: dict[int, Path], stage: int
 ) -> None:
     """Frozen parts do not keep gradients of the trained part from being shared."""
     late = {"train: gan_start": 2, "train: feature_opt": dict(FEATURES)} if stage == 2 else {}
     options = changed(
-        train_options(stage, starts[stage], pictures, pictures),
+        train_options(stage, starts[stage], hr_folder, hr_folder),
         {
             **late,
             "train: total_iter": 4,
@@ -830,7 +839,7 @@ def test_two_processes_agree(
     # the ranks validate an image each, and one process finds the same figures
     weights = experiment / "models" / "net_g_latest.pth"
     tests = changed(
-        test_options(stage, weights, pictures),
+        test_options(stage, weights, hr_folder),
         {
             "path: param_key_g": "params_ema",
             "val: metrics": options["val"]["metrics"],

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import pytest
 import recipe
@@ -157,7 +157,7 @@ def test_differences_between_tiles_fade_over_their_overlap(axis: int) -> None:
     lr.narrow(axis, 32, 32).fill_(1)  # 0 in the first tile, 1 in the second, but for the overlap
     restored = tiled_upscale(net, lr, (1024, 1024), 512)
     profile = restored[0, 0].movedim(axis - 2, 0)[:, 0]
-    edge = profile[512] - profile[511]  # of the picture itself
+    edge = profile[512] - profile[511]  # of the image itself
     steps = profile.diff()
     steps[511] -= 1
     assert edge > 0.9
@@ -264,7 +264,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platfor
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_picture() -> None:
+def test_memory_does_not_grow_with_the_image() -> None:
     peaks = []
     for size in [(256, 512), (1536, 2048)]:
         script = PEAK.format(numbers=NUMBERS, size=size)
@@ -272,5 +272,5 @@ def test_memory_does_not_grow_with_the_picture() -> None:
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
         )
         peaks.append(int(run.stdout))
-    # The larger picture alone takes 36 MiB as floats, its features 384 MiB a layer.
+    # The larger image alone takes 36 MiB as floats, its features 384 MiB a layer.
     assert peaks[1] - peaks[0] < 32

@@ -243,7 +243,7 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
 
 
 class Foreign:
-    """Stands for a class of a package that is not installed where the file is read."""
+    """A class of a package that is not installed where the file is read."""
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__.update(attributes)
@@ -382,7 +382,7 @@ def test_hostile_instructions_do_not_run(asked: str, form: str, tmp_path: Path) 
     except ValueError as error:
         assert "evil.ckpt: not a checkpoint that can be loaded safely" in str(error)
         assert "\n" not in str(error)
-    else:  # an object that knows nothing
+    else:  # an object that supports no operation
         assert form == "dotted" and type(loaded["params"]).__name__ == "Placeholder"
     assert not marker.exists()
 
@@ -410,7 +410,7 @@ def test_nonsense_is_refused(instructions: bytes, tmp_path: Path) -> None:
     # The replacement keeps PyTorch's own reader from being the one that takes or refuses the file.
     foreign = b"cforeign\nThing\n)R0"
     hand_made(tmp_path / "odd.ckpt", b"\x80\x02" + foreign + instructions)
-    with pytest.raises(ValueError, match=r"odd\.ckpt: (not a checkpoint|holds a)") as caught:
+    with pytest.raises(ValueError, match=r"odd\.ckpt: (not a checkpoint|contains a)") as caught:
         read_weights(tmp_path / "odd.ckpt")
     assert "\n" not in str(caught.value)
     assert callable(OrderedDict.update)

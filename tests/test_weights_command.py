@@ -1,4 +1,4 @@
-"""``rescale weights``: what it tells of files, and importing those of others."""
+"""``rescale weights``: inspecting files, and importing those of others."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_entries_that_share_memory_are_imported(tmp_path: Path) -> None:
 
 
 def broken(kind: str, folder: Path) -> tuple[list[str], str]:
-    """Arguments of an import that must fail, and what it must say."""
+    """Arguments of an import that must fail, and its message."""
     path, net = released("aidn", folder)
     entries = net.state_dict()
     out = str(folder / "out.safetensors")
@@ -191,7 +191,7 @@ def broken(kind: str, folder: Path) -> tuple[list[str], str]:
         "no config", "no key", "too large", "another suffix", "the source", "no folder",
     ],
 )  # fmt: skip
-def test_what_cannot_be_imported_is_told_in_a_line(
+def test_import_errors_are_reported_in_a_line(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments, reason = broken(kind, tmp_path)
@@ -233,7 +233,7 @@ def test_a_file_that_does_not_read_back_is_removed(
 
 
 @pytest.mark.parametrize("kind", ["aidn", "aidn+", "basicsr", "vqgan", "vqir2"])
-def test_info_tells_what_is_in_a_file(
+def test_info_shows_the_contents_of_a_file(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, net = released(kind, tmp_path)
@@ -248,7 +248,7 @@ def test_info_tells_what_is_in_a_file(
     assert number.get(kind, "num_adapt_expert=2") in lines["constructor"]
 
 
-def test_shipped_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_included_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "network", "parameters", "size", "fingerprint"]
@@ -257,7 +257,7 @@ def test_shipped_weights_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert Rescaler(device="cpu").fingerprint in lines[0]
 
 
-def test_shipped_weights_have_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_included_weights_have_names(capsys: pytest.CaptureFixture[str]) -> None:
     name = included_weights()[0]
     assert main(["weights", "info", name]) == 0
     said = capsys.readouterr().out
@@ -270,7 +270,7 @@ def test_shipped_weights_have_names(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_none_may_come_along(
+def test_an_installation_without_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("rescale_app.commands.weights.included_weights", list)

@@ -1,4 +1,4 @@
-"""Small trainings for tests: a network of seconds, its option files, and the real runners."""
+"""Small trainings for tests: a tiny network, its option files, and the real runners."""
 
 import copy
 import logging
@@ -11,7 +11,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 
 import yaml
 from basicsr.utils import logger as basicsr_logger
@@ -44,8 +44,8 @@ def changed(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def train_options(lmdb: Path, pictures: Path, **top: Any) -> dict[str, Any]:
-    """Trains from ``lmdb`` for 30 iterations and validates ``pictures``, all on the CPU."""
+def train_options(lmdb: Path, hr_folder: Path, **top: Any) -> dict[str, Any]:
+    """Trains from ``lmdb`` for 30 iterations and validates ``images``, all on the CPU."""
     return {
         "name": "small",
         "model_type": "AIDNModel",
@@ -67,7 +67,7 @@ def train_options(lmdb: Path, pictures: Path, **top: Any) -> dict[str, Any]:
             "val": {
                 "name": "whole",
                 "type": "HRImageDataset",
-                "dataroot_gt": str(pictures),
+                "dataroot_gt": str(hr_folder),
                 "io_backend": {"type": "disk"},
             },
         },
@@ -94,8 +94,8 @@ def train_options(lmdb: Path, pictures: Path, **top: Any) -> dict[str, Any]:
     }
 
 
-def test_options(pictures: Path, weights: Path, **top: Any) -> dict[str, Any]:
-    """Tests ``weights`` on ``pictures`` at a factor and at a pair of factors."""
+def test_options(hr_folder: Path, weights: Path, **top: Any) -> dict[str, Any]:
+    """Tests ``weights`` on ``images`` at a factor and at a pair of factors."""
     return {
         "name": "evaluated",
         "model_type": "AIDNModel",
@@ -105,7 +105,7 @@ def test_options(pictures: Path, weights: Path, **top: Any) -> dict[str, Any]:
             "test_1": {
                 "name": "whole",
                 "type": "HRImageDataset",
-                "dataroot_gt": str(pictures),
+                "dataroot_gt": str(hr_folder),
                 "io_backend": {"type": "disk"},
             }
         },
@@ -134,7 +134,7 @@ def write_options(path: Path, options: Mapping[str, Any]) -> Path:
 
 
 def model_options(options: Mapping[str, Any], folder: Path, *, is_train: bool) -> dict[str, Any]:
-    """What a model gets: the options of a file after BasicSR has read them."""
+    """The options that a model receives: those of a file after BasicSR has read them."""
     opt = copy.deepcopy(dict(options))
     opt |= {"is_train": is_train, "dist": False, "rank": 0, "world_size": 1}
     for phase, dataset in opt["datasets"].items():
@@ -171,7 +171,7 @@ def train(folder: Path, options: Mapping[str, Any], *arguments: str) -> None:
 
 
 def test(folder: Path, options: Mapping[str, Any], *arguments: str) -> Path:
-    """``rescale test`` likewise; returns the folder of its tables."""
+    """``rescale test`` in the same way; returns the folder of its tables."""
     path = write_options(folder / "test.yml", options)
     with chdir(folder), _fresh_logger():
         assert runner.test(["-opt", str(path), *arguments]) == 0

@@ -1,13 +1,13 @@
-"""Install BasicSR from its source distribution: python tools/install_basicsr.py [pip's options].
+"""Installs BasicSR from its source distribution: python tools/install_basicsr.py [pip's options].
 
 BasicSR 1.4.2 does not build on Python 3.13 and later. Its ``setup.py`` executes
 ``basicsr/version.py`` inside a function and looks up the result in ``locals()``, which no longer
-holds names that ``exec`` defines (PEP 667). pip runs as usual here, with a module on PYTHONPATH
-that corrects this expression in the unpacked source distribution before the build starts.
+contains names defined by ``exec`` (PEP 667). This script runs pip with a module on PYTHONPATH that
+corrects the expression in the unpacked source distribution before the build starts.
 
 BasicSR is built without build isolation, which would hide that module, and without its build
-requirements, which would fetch another PyTorch: it needs setuptools and wheel. Its dependencies are
-not installed; installing this project does that.
+requirements, which would download another PyTorch, so setuptools and wheel must be installed. Its
+dependencies are not installed; they are dependencies of this project.
 """
 
 import importlib.util
@@ -18,8 +18,8 @@ import tempfile
 
 REQUIREMENT = "basicsr==1.4.2"
 
-# Python imports a module of this name when it starts, in pip as in the build. pip starts the build
-# in the folder of the unpacked source distribution; a setup.py of the user's folder stays as it is.
+# Python imports a module of this name at startup, in pip and in the build. pip runs the build in
+# the folder of the unpacked source distribution; a setup.py in the current folder is not changed.
 SITECUSTOMIZE = """\
 import os
 
@@ -35,7 +35,7 @@ if os.getcwd() != {folder!r} and os.path.isfile("setup.py"):
 
 
 def main(options: "list[str]") -> "int | str":
-    """Run pip with its ``options``; return its exit code or, as text, why it was not run."""
+    """Runs pip with ``options``; returns its exit code, or the reason for not running it."""
     if sys.version_info < (3, 11):  # noqa: UP036  says so instead of failing in the build
         version = ".".join(map(str, sys.version_info[:3]))
         return f"rescale-basicsr requires Python 3.11 or later; this is Python {version}"

@@ -1,4 +1,4 @@
-"""Arguments shared by several commands, and their parsing."""
+"""Arguments shared by several commands, and parsers of their values."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
         type=steps,
         default=0,
         metavar="N",
-        help="optimise each LR image in N steps, so that it is restored better; 10 gain most, and "
+        help="optimize each LR image in N steps, so that it is restored better; 10 gain most, and "
         "each takes three to four times as long as restoring (default: 0)",
     )
 
@@ -133,7 +133,7 @@ def scale(text: str) -> float | tuple[float, float]:
         factors = []
     if len(factors) not in (1, 2):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a scale: valid is 1 < scale <= 4, as 2.5, or a pair 2x1.5"
+            f"{text!r} is not a scale: expected 1 < scale <= 4, such as 2.5, or a pair (2x1.5)"
         )
     from rescale_arch import scale_pair
 
@@ -151,7 +151,7 @@ def size(text: str) -> tuple[int, int]:
         return positive(height), positive(width)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size: give width and height in pixels, as 640x480"
+            f"{text!r} is not a size: expected width and height in pixels, such as 640x480"
         ) from None
 
 
@@ -163,7 +163,7 @@ def tile(text: str) -> str | int | None:
         return positive(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a tile size: valid are auto, none or a number of pixels above 0"
+            f"{text!r} is not a tile size: expected auto, none or a number of pixels >= 1"
         ) from None
 
 
@@ -175,12 +175,12 @@ def positive(text: str) -> int:
 
 
 def byte_count(text: str) -> int:
-    """Parses a number of bytes, as ``150000``, ``150k``, ``1.5M`` or ``200KiB``."""
+    """Parses a number of bytes such as ``150000``, ``150k``, ``1.5M`` or ``200KiB``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmM]?)(i?)[bB]?", text.strip())
     factors = {"": 1, "k": 1000, "m": 1000**2}
     if match is None or (match[3] and not match[2]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of bytes: valid are 150000, 150k, 1.5M, and KiB and MiB"
+            f"{text!r} is not a number of bytes: expected 150000, 150k, 1.5M or 200KiB"
         )
     factor = factors[match[2].lower()]
     if match[3]:
@@ -192,27 +192,27 @@ def byte_count(text: str) -> int:
 
 
 def steps(text: str) -> int:
-    """Parses an integer from 0."""
+    """Parses an integer >= 0."""
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps from 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps >= 0")
     return int(text)
 
 
 def quality(text: str) -> int:
     """Parses an integer from 1 to 100."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a quality: valid are 1 to 100")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a quality: expected 1 to 100")
     return int(text)
 
 
 def color(text: str) -> tuple[int, int, int]:
-    """Parses a color by name or number and returns RGB, 0 to 255 each."""
+    """Parses the name or number of a color and returns RGB, 0 to 255 each."""
     from PIL import ImageColor
 
     try:
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a color: valid are names, as white, and numbers, as #ff8000"
+            f"{text!r} is not a color: expected a name such as white, or a number such as #ff8000"
         ) from None
     return red, green, blue

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codecs",
         action="store_true",
-        help="also compare with JPEG, WebP and AVIF at the bytes of the LR file",
+        help="also compare with JPEG, WebP and AVIF at the file size of the LR file",
     )
     parser.add_argument(
         "--format",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "implies jpg unless --format says webp",
     )
     parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write the figures of every image to a CSV file"
+        "--csv", type=Path, metavar="FILE", help="write the results for every image to a CSV file"
     )
     arguments.add_network(parser)
     arguments.add_effort(parser)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     if args.quality is not None and args.format == "png":
-        raise UsageError("--quality is for jpg and webp, not with --format png")
+        raise UsageError("--quality requires --format jpg or webp, not png")
     suffix = f".{args.format or ('png' if args.quality is None else 'jpg')}"
     many = args.input.is_dir()
     sources = find_images(args.input, args.output) if many else [args.input]
@@ -159,7 +159,7 @@ def _compare(source: Path, rescaler: Rescaler, suffix: str, args: argparse.Names
     for loss in losses:
         if loss is Loss.DEPTH:
             print_warning(f"{source}: more than 8 bits per channel are rounded to 8")
-        elif loss not in (Loss.METADATA, Loss.EXIF):  # not expected in a panel
+        elif loss not in (Loss.METADATA, Loss.EXIF):  # a panel does not show them
             print_warning(f"{source}: {loss.value}")
     return summary
 

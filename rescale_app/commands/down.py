@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Downscale images so that `rescale up` can restore them. The information needed for that (scale,
 original size, network, weights) is stored in the file. Images become 8-bit RGB. Transparency, color
-profile and EXIF are carried along; what is not (further frames, other metadata, depth) is reported
-in a warning."""
+profile and EXIF are kept; what is not (further frames, other metadata, bit depth) is reported in a
+warning."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def _run_limited(jobs: list[Job], suffix: str, args: argparse.Namespace) -> int:
     from rescale_app.included_weights import default_weights
 
     if args.quality is not None:
-        raise UsageError("--max-bytes chooses the quality: leave out --quality")
+        raise UsageError("--max-bytes chooses the quality: omit --quality")
     if args.effort:
         raise UsageError("--effort is not supported with --max-bytes")
     may_be_lossy = args.weights is None and suffix == ".webp"

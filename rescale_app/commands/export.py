@@ -1,4 +1,4 @@
-"""``rescale export``: writes networks in forms that need no Python."""
+"""``rescale export``: exports networks for use without Python."""
 
 from __future__ import annotations
 

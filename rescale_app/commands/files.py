@@ -1,4 +1,4 @@
-"""Processing of files: a single image, or all images of a folder."""
+"""Processing a single image file, or all images of a folder."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Source:
-    """An image file as it was read.
+    """An image file that was read.
 
     Attributes:
         path: the file.
         target: the file to write.
         pixels: (H, W, 3) RGB, uint8 or uint16.
-        side_data: what is carried to the output.
-        losses: what is not.
+        side_data: side data that is kept in the output.
+        losses: contents that are not.
     """
 
     path: Path
@@ -58,11 +58,11 @@ class Result:
 
     Attributes:
         pixels: (H, W, 3) RGB, uint8 or uint16.
-        side_data: written with it.
-        losses: what is warned of.
-        info: the record, for an LR file.
-        remark: printed even for a folder of many files.
-        quality: of the file, if not that of ``--quality``.
+        side_data: side data to write.
+        losses: contents that are lost, for a warning.
+        info: record of an LR file.
+        remark: message to print, also for folders.
+        quality: quality of the file, if it differs from ``--quality``.
     """
 
     pixels: NDArray[Any]
@@ -78,16 +78,16 @@ def find_jobs(args: argparse.Namespace, name: Callable[[str], str] = str) -> lis
 
     Args:
         args: the command's arguments.
-        name: makes the name of a file in a folder of that of its source, both without suffix.
+        name: function of the input's name, without suffix, that returns the output's.
 
     Raises:
-        UsageError: input and output do not fit each other.
+        UsageError: input and output do not match.
         OSError: the input or a folder does not exist.
         ValueError: the input folder contains no images.
     """
     source, output = args.input, args.output
     if args.quality is not None and args.format == "png":
-        raise UsageError("--quality is for jpg and webp, not with --format png")
+        raise UsageError("--quality requires --format jpg or webp, not png")
     is_lossy = args.quality is not None or getattr(args, "max_bytes", None) is not None
     suffix = f".{args.format or ('jpg' if is_lossy else 'png')}"
     if not source.exists():
@@ -100,7 +100,7 @@ def find_jobs(args: argparse.Namespace, name: Callable[[str], str] = str) -> lis
         if args.format not in (None, kind):
             raise UsageError(f"{output}: is not a {args.format} file, as --format requires")
         if kind == "png" and args.quality is not None:
-            raise UsageError(f"{output}: --quality is for jpg and webp, not for png")
+            raise UsageError(f"{output}: --quality requires a .jpg or .webp file, not .png")
         return [Job(source, output)]
     check_folder(source, output)
     return [
@@ -115,13 +115,13 @@ def check_folder(source: Path, output: Path) -> None:
         UsageError: it is a file, or ``source`` itself.
     """
     if output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: is a file; for the folder {source}, a folder is needed")
+        raise UsageError(f"{output}: is a file, but the input {source} is a folder")
     if output.resolve() == source.resolve():
         raise UsageError(f"{output}: is the input folder; its images would be replaced")
 
 
 def find_images(folder: Path, output: Path | None = None) -> list[Path]:
-    """Lists the images of a folder, into which ``output`` may be written as well.
+    """Lists the images of a folder, which may also contain ``output``.
 
     Raises:
         OSError: the folder cannot be read.
@@ -141,8 +141,8 @@ def read_source(job: Job, args: argparse.Namespace) -> Source:
     """Reads an image; ``--strip`` drops its EXIF.
 
     Raises:
-        ImageFileError: the file is no image.
-        ValueError: the output cannot hold its transparency.
+        ImageFileError: the file is not an image.
+        ValueError: the output format does not support its transparency.
     """
     from rescale_data.image_file import decode_image
     from rescale_data.losses import Loss, side_data_and_losses
@@ -165,7 +165,7 @@ def read_source(job: Job, args: argparse.Namespace) -> Source:
 def over_background(
     pixels: NDArray[Any], side_data: SideData, args: argparse.Namespace
 ) -> tuple[NDArray[Any], SideData]:
-    """Puts a transparent image over the color of ``--background``, if that is given."""
+    """Composites a transparent image over the color of ``--background``, if given."""
     from rescale_data.side_data import flattened
 
     if side_data.alpha is None or args.background is None:
@@ -181,13 +181,13 @@ def check_target(source: Path, target: Path) -> None:
         FileNotFoundError: its folder does not exist.
     """
     if target.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"{target}: name a file that ends in {', '.join(_SUFFIXES)}")
+        raise UsageError(f"{target}: expected a file name that ends in {', '.join(_SUFFIXES)}")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target.parent}: no such folder")
     if target.resolve() == source.resolve():
-        raise UsageError(f"{target}: is the input itself, which would be replaced")
+        raise UsageError(f"{target}: is the input file, which would be replaced")
     if target.is_dir():
-        raise UsageError(f"{target}: is a folder; name a file")
+        raise UsageError(f"{target}: is a folder: expected a file name")
 
 
 def convert_all(
@@ -196,7 +196,7 @@ def convert_all(
     args: argparse.Namespace,
     ranks: Ranks,
 ) -> int:
-    """Converts every file. Errors, including write errors, are reported and the others continue.
+    """Converts every file; errors, including write errors, are reported without stopping.
 
     Returns:
         The exit code: 1 if any file failed.
@@ -209,7 +209,7 @@ def convert_all(
     if many:
         args.output.mkdir(parents=True, exist_ok=True)
     written = failures = kept = 0
-    first: dict[Path, Path] = {}  # the source of each target, whichever process converts it
+    first: dict[Path, Path] = {}  # target -> its source, for all processes
     for job in jobs:
         first.setdefault(job.target, job.source)
     share = ranks.share(jobs)
@@ -250,7 +250,7 @@ def convert_all(
             continue
         written += 1
         if appeared:
-            print_warning(f"{target}: was created during this run, replaced")
+            print_warning(f"{target}: was created during this run and is replaced")
         for loss in result.losses:
             losses.setdefault(loss, []).append(job.source)
         if result.remark:
@@ -268,7 +268,7 @@ def convert_all(
 
 
 def _files_beside(jobs: Sequence[Job]) -> set[Path]:
-    """Everything in the folders that are written to."""
+    """All entries of the folders that are written to."""
     folders = {job.target.parent for job in jobs}
     return {folder / name for folder in folders for name in os.listdir(folder)}
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What was chosen for an image; no quality of one that is too small for the metrics."""
+    """The choice for an image; ``quality`` is None if it is too small for the metrics."""
 
     name: str
     size: tuple[int, int]
@@ -34,15 +34,15 @@ class _Choice:
 
 
 class LimitedFiles:
-    """Chooses scales and qualities, and remembers what for.
+    """Chooses scales and qualities, and records the choices for a table.
 
     Args:
-        rescaler: the network for the first kind of file that is tried: lossy for JPEG, else
+        rescaler: the network for the kind of file that is tried first: lossy for JPEG, otherwise
             lossless.
-        lossy_weights: included weights for lossy WebP; None: ``rescaler`` serves both.
+        lossy_weights: included weights for lossy WebP; None: use ``rescaler`` for both.
         args: the command's arguments.
         ranks: the processes that share the work.
-        suffix: format of the files.
+        suffix: suffix of the files.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LimitedFiles:
         )
 
     def table(self) -> str:
-        """A line for each image: what was chosen, and what it costs."""
+        """A table with the choice and the resulting quality for each image."""
         from rescale_app.lr_image import scale_text
 
         if not self._choices:
@@ -163,7 +163,7 @@ class LimitedFiles:
         return replace(lr, side_data=sides.downscaled(side_data, lr_size, lr.info.scale))
 
     def _bicubic_bytes(self, pixels: NDArray[Any], side_data: SideData, scale: float) -> int:
-        """Size of the file of a bicubic LR image, than which a network's is slightly larger."""
+        """Size of the bicubic LR image's file; that of a network is slightly larger."""
         from rescale_app import side_data as sides
         from rescale_app.limits import LOWEST_QUALITY
         from rescale_data.encoding import encode_image

@@ -42,6 +42,6 @@ def print_interrupted() -> None:
 def _print(message: str) -> None:
     from tqdm import tqdm
 
-    # File names may contain line breaks; tqdm.write does not break a progress bar. Its own line end
-    # would be a write of its own, between which other processes of a torchrun write theirs.
+    # File names may contain line breaks; tqdm.write does not break a progress bar. It would
+    # write the line end separately, and messages of other processes could come in between.
     tqdm.write(f"rescale: {' '.join(message.splitlines())}\n", file=sys.stderr, end="")

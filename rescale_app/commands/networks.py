@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def ranks_of(args: argparse.Namespace) -> Ranks:
-    """The processes that share the work according to ``--launcher``.
+    """The processes over which ``--launcher`` distributes the work.
 
     Raises:
         UsageError: the input is not a folder, or ``torchrun`` did not start this process.
@@ -35,7 +35,7 @@ def ranks_of(args: argparse.Namespace) -> Ranks:
 
 
 def load_rescaler(args: argparse.Namespace, ranks: Ranks, another: str | None = None) -> Rescaler:
-    """Loads the network with the weights that ``args`` select, or with those named ``another``."""
+    """Loads the network with the weights selected by ``args``, or with the weights ``another``."""
     from rescale_app.rescaler import Rescaler, RescaleWarning
 
     ranks.choose_gpu()
@@ -69,14 +69,14 @@ def choose_default_weights(args: argparse.Namespace, suffix: str) -> None:
     lossless = is_stored_lossless(suffix, args.quality)
     if args.effort and suffix == ".webp" and not lossless:
         raise UsageError(
-            "--effort is not for lossy WebP: leave out --quality (lossless), or write JPEG or PNG"
+            "--effort does not support lossy WebP: omit --quality (lossless), or write JPEG or PNG"
         )
     if args.weights is None:
         args.weights = default_weights(lossless, args.method)
 
 
 def tell_format(rescaler: Rescaler, args: argparse.Namespace, suffix: str) -> None:
-    """Tells the network in which format its LR images are stored, for ``--effort``."""
+    """Sets the format in which LR images are stored, which ``--effort`` takes into account."""
     from rescale_data.encoding import JPEG_QUALITY
 
     if suffix in (".jpg", ".jpeg"):
@@ -93,7 +93,7 @@ def check_scale(rescaler: Rescaler, args: argparse.Namespace, names: Sequence[st
     options = " or ".join("-s" if name == "scale" else f"--{name}" for name in names)
     architecture = rescaler.architecture
     if architecture.fixed_scale is None and not given:
-        raise UsageError(f"{options} is required: how much to downscale by")
+        raise UsageError(f"{options} is required: the downscaling factor")
     if architecture.fixed_scale is not None and given:
         raise UsageError(
             f"{options} is not supported: {architecture.name} has a fixed factor, "

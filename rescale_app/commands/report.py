@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise RescaleError("--crops and --limit must be at least 0")
     output = args.output or args.results / "report.html"
     if output.suffix.lower() not in (".html", ".htm"):
-        raise RescaleError(f"{output}: name a file that ends in .html")
+        raise RescaleError(f"{output}: expected a file name that ends in .html")
     for folder in args.hr:
         if not folder.is_dir():
             raise FileNotFoundError(f"--hr {folder}: no such folder")

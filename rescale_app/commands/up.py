@@ -27,9 +27,9 @@ _EXAMPLE = 2  # the factor of an example
 DESCRIPTION = """\
 Restore images that `rescale down` created, to exactly their original size. Only the file is needed.
 If a platform has stripped the record from the file, scale and size are taken from its name
-(photo.s2.5.1920x1080.png, as `rescale down --hint-name` writes it), or specify -s and --size.
+(photo.s2.5.1920x1080.png, as written by `rescale down --hint-name`), or from -s and --size.
 Rescaling is not super-resolution: an image that this network did not downscale is restored poorly.
-An image that `down` copied because it already fitted is copied back."""
+An image that `down` copied because it already fit is copied back."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     jobs = find_jobs(args, name_without_hint)
     if args.depth == 16 and jobs[0].target.suffix.lower() != ".png":
-        raise UsageError(f"--depth 16 is for PNG files, not for {jobs[0].target.suffix}")
+        raise UsageError(f"--depth 16 requires PNG files, not {jobs[0].target.suffix}")
     ranks = ranks_of(args)
     by_file = args.weights is None
     network = _network_options(args)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         args.weights = default_weights(method=args.method)
     default = load_rescaler(args, ranks)
     _check(default, args)
-    # by name of the weights, which may differ between the files of a folder
+    # by name of the weights; files of a folder may name different ones
     rescalers = {args.weights: default}
 
     def convert(source: Source) -> Result:
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             rescalers[name] = load_rescaler(args, ranks, name)
         restored, scale = _upscale(rescalers[name], source, info, args, choice, network)
         side_data = sides.restored(source.side_data, restored.shape[:2], scale)
-        # Networks take LR images of any depth.
+        # Networks accept LR images of any depth.
         losses = [loss for loss in source.losses if loss is not Loss.DEPTH]
         pixels, carried = over_background(restored, side_data, args)
         return Result(pixels, carried, losses)
@@ -127,7 +127,7 @@ def _upscale(
     choice: str,
     network: Sequence[str],
 ) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Restores an image, and returns its scale; ``choice`` says how the weights were guessed."""
+    """Restores an image, and returns its scale; ``choice`` explains a guess of the weights."""
     from rescale_app.lr_image import LRImage
     from rescale_app.rescaler import RescaleWarning
 
@@ -155,7 +155,7 @@ def _upscale_without_record(
     choice: str,
     network: Sequence[str],
 ) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Restores an image by ``-s`` and ``--size``, or by what its name says."""
+    """Restores an image according to ``-s`` and ``--size``, or to the hint in its name."""
     from rescale_app.lr_image import LRImage, scale_text
     from rescale_data.lr_info import LRInfo, hint_in_name
 
@@ -171,14 +171,15 @@ def _upscale_without_record(
     info = LRInfo(rescaler.architecture.name, hint.scale, hint.size, rescaler.fingerprint)
     restored = rescaler.upscale(LRImage(source.pixels, info), depth=args.depth)
     print_warning(
-        f"{source.path}: contains no record that this network created it; restored by its name, "
-        f"from {hint.size[1]}x{hint.size[0]} at scale {scale_text(hint.scale)}; {end}"
+        f"{source.path}: contains no record that this network created it; restored "
+        f"according to its name, from {hint.size[1]}x{hint.size[0]} at scale "
+        f"{scale_text(hint.scale)}; {end}"
     )
     return restored, hint.scale
 
 
 def _what_is_needed(rescaler: Rescaler, source: Source, network: Sequence[str]) -> str:
-    """What to specify for a file without a record, with an example for this very file."""
+    """What to specify for a file without a record, with a command for this file."""
     height, width = source.pixels.shape[:2]
     factor = rescaler.architecture.fixed_scale
     by = factor or _EXAMPLE
@@ -192,6 +193,6 @@ def _what_is_needed(rescaler: Rescaler, source: Source, network: Sequence[str]) 
 
 
 def _network_options(args: argparse.Namespace) -> list[str]:
-    """The options that were given to select the network."""
+    """The options on the command line that select the network."""
     given = {"-m": args.method, "--weights": args.weights}
     return [word for option, value in given.items() if value for word in (option, str(value))]

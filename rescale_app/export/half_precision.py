@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-# Most of the work; computed in float16.
+# Most of the computation, in float16.
 _NARROW = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
-# Computed in float32: sampling, and sums over many values.
+# In float32: sampling, and sums over many values.
 _WIDE = {
     "GridSample", "GroupNormalization", "InstanceNormalization", "LayerNormalization",
     "ReduceMean", "ReduceSum", "Softmax",
@@ -45,7 +45,7 @@ class _Conversion:
         self.graph = graph
         self.full_precision = full_precision
         self.casts: dict[tuple[str, ir.DataType], ir.Value] = {}
-        # Results of modules in full precision: narrowed where they meet float16 again.
+        # Results of modules in full precision; converted where they are combined with float16.
         self.may_narrow: set[str] = set()
 
     def run(self) -> None:

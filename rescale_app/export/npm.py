@@ -1,4 +1,4 @@
-"""Fetching files of an npm package, of one version with known content."""
+"""Fetching files of an npm package of a fixed version with known content."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def fetch_files(package: str, integrity: str, names: Sequence[str]) -> dict[str,
 
     Args:
         package: name and version, ``name@1.2.3``.
-        integrity: of the package's archive, as npm states it: ``sha512-..`` in base64.
+        integrity: integrity of the package's archive in npm's notation: ``sha512-..`` in base64.
         names: paths of the files in the package.
 
     Returns:
         The content of each file.
 
     Raises:
-        ValueError: npm is missing or fails, or the archive is another one.
+        ValueError: npm is missing or fails, or the archive differs.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -41,7 +41,7 @@ def fetch_files(package: str, integrity: str, names: Sequence[str]) -> dict[str,
         data = archives[0].read_bytes()
     digest = base64.b64encode(hashlib.sha512(data).digest()).decode("ascii")
     if f"sha512-{digest}" != integrity:
-        raise RescaleError(f"{package} has the content sha512-{digest}, but {integrity} is needed")
+        raise RescaleError(f"{package} has the content sha512-{digest}: expected {integrity}")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         return {name: _content(archive, name) for name in names}
 

@@ -16,7 +16,7 @@ from rescale_app.export.half_precision import to_half_precision
 from rescale_arch.graphs import Graph
 
 OPSET = 18
-"""The first with all operators of the graphs, and the one that most runtimes support.
+"""The first version with all operators of the graphs, and the most widely supported one.
 
 Up to 19, `GridSample` runs on a GPU in the browser.
 """
@@ -48,7 +48,7 @@ def to_onnx(graph: Graph, notes: Mapping[str, str], half: bool = False) -> bytes
     if half:
         to_half_precision(program.model, graph.full_precision)
     model = program.model_proto
-    # Stack traces with paths of this machine, as large as a small network.
+    # Contains stack traces with local paths, as large as a small network.
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -79,7 +79,7 @@ def _dynamic_shapes(graph: Graph) -> list[dict[int, Any] | None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter; what it produces is verified."""
+    """Silences the exporter; its output is verified."""
     logger = logging.getLogger("torch")
     level = logger.level
     with warnings.catch_warnings():

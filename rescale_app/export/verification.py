@@ -25,8 +25,8 @@ _SCALES = ((1.3, 1.3), (2.5, 2.5), (3.7, 1.6))
 def largest_error(model: bytes, graph: Graph, direction: str, network: Any) -> float:
     """Runs a model with ONNX Runtime, and compares its images with those of PyTorch.
 
-    Three sizes at three scales (for a network with one factor: at that one). What is restored is
-    noise: group norm amplifies the rounding of features that hardly vary.
+    Three sizes are tested at three scales, or at the network's only factor. The restored images are
+    noise, since group norm amplifies rounding errors of features that hardly vary.
 
     Args:
         model: a serialized ONNX model.

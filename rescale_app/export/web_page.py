@@ -31,7 +31,7 @@ _INTEGRITY = (
     "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZ"
     "ClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 )
-# For a CPU, and for a GPU with WebGPU: a browser loads one of them.
+# For a CPU, and for a GPU with WebGPU; a browser loads one of them.
 _RUNTIME_FILES = (
     "ort.wasm.min.mjs",
     "ort-wasm-simd-threaded.mjs",
@@ -40,9 +40,9 @@ _RUNTIME_FILES = (
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
-# The npm package has no copy of its license; the Python package of the same project has.
+# The npm package has no copy of its license, unlike the Python package of the same project.
 _RUNTIME_LICENSES = ("LICENSE", "ThirdPartyNotices.txt")
-_SIDE, _SCALE = 8, 2  # of the pattern that tests a GPU
+_SIDE, _SCALE = 8, 2  # side of the pattern that tests a GPU
 _WEB = Path(__file__).parent / "web"
 # Read by some static hosts. With these headers, browsers allow several threads.
 _HEADERS = """\
@@ -70,7 +70,9 @@ def export_page(folder: Path, weights: Sequence[str] = DEFAULT_WEIGHTS) -> None:
         loaded = load_weights(find_weights(name))
         (model,) = export_models(loaded, directions=("up",))
         if "reach" not in model.graph.outputs:
-            raise RescaleError(f"{name}: {loaded.title} with a fixed factor is not for the page")
+            raise RescaleError(
+                f"{name}: the page does not support {loaded.title} with a fixed factor"
+            )
         stem = Path(name).stem
         files[f"models/{stem}.onnx"] = model.data
         models.append(_entry(stem, loaded, model))
@@ -94,7 +96,7 @@ def export_page(folder: Path, weights: Sequence[str] = DEFAULT_WEIGHTS) -> None:
 
 
 def _entry(name: str, loaded: LoadedNetwork, model: ExportedModel) -> dict[str, Any]:
-    """What the page knows of a model."""
+    """The page's description of a model."""
     limits = loaded.architecture.scale_limits
     assert limits is not None
     return {
@@ -127,5 +129,5 @@ This page: rescale-basicsr {version("rescale-basicsr")}, Apache License 2.0
 runtime/: {_RUNTIME.replace("@", " ")}, Copyright (c) Microsoft Corporation, MIT License;
 see runtime/LICENSE and runtime/ThirdPartyNotices.txt.
 
-models/: see the .md file beside each model.
+models/: see the .md file next to each model.
 """

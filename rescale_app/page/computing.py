@@ -59,7 +59,7 @@ def work_of_round_trip(effort: int) -> list[tuple[str, float]]:
     work = [("Downscaling", 3.0)]
     if effort:
         # both LR images are restored, and the better one is kept
-        work += [("Optimising", 3.5 * effort), ("Restoring", 1.0), ("Restoring", 1.0)]
+        work += [("Optimizing", 3.5 * effort), ("Restoring", 1.0), ("Restoring", 1.0)]
     return [*work, ("Restoring", 1.0)]
 
 

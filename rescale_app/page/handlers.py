@@ -46,7 +46,7 @@ QUALITY = 90
 SCALE = 2.5
 """Initial scale."""
 MAX_EFFORT = 30
-"""Largest number of optimisation steps: more gain little."""
+"""Largest number of optimization steps: more gain little."""
 
 _PNG_SHARE = 0.6  # of the time for both round trips
 _MOST_REMEMBERED = 16  # visitors; each takes the memory of a few LR images
@@ -60,7 +60,7 @@ class _Key:
         file: name and digest of the original.
         weights: name of the weights.
         target: what to downscale to.
-        effort: number of optimisation steps.
+        effort: number of optimization steps.
     """
 
     file: str
@@ -304,7 +304,7 @@ class Handlers:
             del self._shown[next(iter(self._shown))]
 
     def _effort(self, weights: str, effort: int) -> int:
-        """``effort``, or 0 for a network whose LR images cannot be optimised."""
+        """``effort``, or 0 for a network whose LR images cannot be optimized."""
         return int(effort) if can_optimize(self.rescalers[weights]) else 0
 
     def _fixed(self, weights: str) -> bool:

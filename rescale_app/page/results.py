@@ -182,7 +182,7 @@ def _trip_html(
 
 
 def _effort_text(steps: int) -> str:
-    return f"{steps} step{'' if steps == 1 else 's'} of optimisation" if steps else "none"
+    return f"{steps} step{'' if steps == 1 else 's'} of optimization" if steps else "none"
 
 
 def _cells(quality: Quality) -> list[str]:

@@ -44,7 +44,7 @@ class PngTrip:
         name: name of the original's file.
         original_bytes: size of the original's file.
         target: what was requested.
-        effort: number of steps in which the LR image was optimised.
+        effort: number of steps in which the LR image was optimized.
         size: (H, W).
         lr: the LR image.
         bicubic_lr: (h, w, 3), the bicubic LR image.
@@ -84,7 +84,7 @@ class JpegTrip:
     Attributes:
         folder: where the files are, without the original.
         jpeg_quality: quality of the JPEG file, 1 to 100.
-        effort: number of steps in which the LR image was optimised, for this quality.
+        effort: number of steps in which the LR image was optimized, for this quality.
         lr: the LR image before compression.
         quality: of the restored image.
         bicubic_quality: of the bicubic image, also through a JPEG file.
@@ -139,7 +139,7 @@ def through_png(
         folder: where the files are written.
         progress: called with the progress; an exception that it raises ends the computation.
         max_pixels: limit for the image.
-        effort: number of steps in which the LR image is optimised.
+        effort: number of steps in which the LR image is optimized.
 
     Raises:
         ImageFileError: the file is not an image.
@@ -199,7 +199,7 @@ def through_jpeg(
         folder: where the files are written.
         progress: as for `through_png`.
         lr: the LR image, if it is known; without effort, quality does not change it.
-        effort: number of steps in which the LR image is optimised for the quality.
+        effort: number of steps in which the LR image is optimized for the quality.
     """
     progress("Downscaling for JPEG", 0.0)
     hr = read_image(trip.hr_file)

@@ -64,7 +64,7 @@ def titles(rescalers: Rescalers) -> dict[str, str]:
 
 
 def can_optimize(rescaler: Rescaler) -> bool:
-    """Whether LR images of the network can be optimised."""
+    """Whether LR images of the network can be optimized."""
     return rescaler.architecture.search is not None
 
 

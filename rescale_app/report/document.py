@@ -86,7 +86,7 @@ def _compare(
             remarks.append(f"{name}: originals not found, specify their folder with --hr: {error}")
             continue
         for image, original in found[name]:
-            in_picture: list[Crop] = []
+            in_image: list[Crop] = []
             for outcome in by_image.pop(image, []):
                 restored = read_image(outcome.restored)
                 if restored.shape != original.shape:
@@ -97,9 +97,9 @@ def _compare(
                         "folder with --hr"
                     )
                 if outcome.method != BICUBIC:
-                    in_picture += worst_crops(original, restored, outcome, most)
-                    in_picture = without_overlap(_by_error(in_picture), most)
-            worst = _by_error(worst + in_picture)[:most]
+                    in_image += worst_crops(original, restored, outcome, most)
+                    in_image = without_overlap(_by_error(in_image), most)
+            worst = _by_error(worst + in_image)[:most]
         if by_image:
             remarks.append(
                 f"{name}: {found[name].root} has no original of {', '.join(by_image)}: specify "

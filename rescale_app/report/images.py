@@ -82,7 +82,7 @@ def all_images(
     Args:
         results: of the test.
         originals: set -> its originals, if found.
-        limit: maximum total size of the dividers in characters; images beyond have metrics only.
+        limit: maximum total size of the dividers in characters; further images have only metrics.
         remarks: a message is appended if the limit is reached.
     """
     rest = limit
@@ -160,7 +160,7 @@ def _divider(
 
 
 def _against(results: Results, original: Pixels, saved: Sequence[Outcome]) -> Iterator[Layer]:
-    """Bicubic images, of which a benchmark has its own, and errors."""
+    """Bicubic images, which a benchmark has saved itself, and errors."""
     compared = {_label(results, outcome): read_image(outcome.restored) for outcome in saved}
     if not results.is_benchmark:
         for outcome in saved:

@@ -1,4 +1,4 @@
-"""PSNR over the scale, as SVG that inherits its colours from the page."""
+"""PSNR over the scale, as SVG that inherits its colors from the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rescale_app.report.headings import headings
 from rescale_app.report.results import BICUBIC, Results, distinct, factor
 
 _INCHES = (4.8, 3.4)
-_INK = "#010203"  # placeholder for the text colour of the page
+_INK = "#010203"  # placeholder for the text color of the page
 # HTML needs no namespaces; styles and most ids would affect the whole page
 _SURPLUS = (
     r"<metadata>.*?</metadata>|<style.*?</style>"
@@ -63,7 +63,7 @@ def _plot(title: str, label: str, scales: Sequence[str], curves: Mapping[str, _P
             axes.plot(*zip(*points, strict=True), "o-", ms=4, color=color, label=name)
         axes.grid(alpha=0.18, color=_INK)
         axes.spines[["top", "right"]].set_visible(False)
-        # a pair is at its geometric mean, labelled with both factors
+        # a pair is at its geometric mean, labeled with both factors
         axes.set_xticks([factor(scale) for scale in scales], [s.removeprefix("x") for s in scales])
         axes.set_title(title)
         axes.set_xlabel("scale")

@@ -96,7 +96,7 @@ class Results:
 
     @cached_property
     def compared_metric(self) -> tuple[str, str] | None:
-        """The first PSNR of restored images that bicubic's can be compared with, and that one.
+        """The first PSNR of restored images with a counterpart for bicubic, and that counterpart.
 
         In a benchmark these are the same, of different methods.
         """
@@ -118,7 +118,7 @@ class Results:
 
         Args:
             figures: metric -> value.
-            bicubic: in a benchmark, those of bicubic in the same place; otherwise ``figures``.
+            bicubic: in a benchmark, the corresponding values of bicubic; otherwise ``figures``.
         """
         if self.compared_metric is None or bicubic is None:
             return None
@@ -157,7 +157,7 @@ def load(folder: Path) -> Results:
         folder: ``results/<name>``.
 
     Raises:
-        FileNotFoundError: the folder does not exist or holds no results of a test run.
+        FileNotFoundError: the folder does not exist or contains no results of a test run.
         ValueError: a file in it was not written by a test run.
     """
     if not folder.is_dir():
@@ -165,7 +165,7 @@ def load(folder: Path) -> Results:
     tables = sorted(folder.glob(_TEST)) or sorted(folder.glob(_BENCHMARK))
     if not tables:
         raise FileNotFoundError(
-            f"{folder}: holds no results of `rescale test`: neither {_TEST} nor {_BENCHMARK} exists"
+            f"{folder}: contains no results of `rescale test`: neither {_TEST} nor {_BENCHMARK}"
         )
     options = _read_options(tables[0].with_name(_OPTIONS))  # the same in each folder
     outcomes: list[Outcome] = []
@@ -191,7 +191,7 @@ def distinct(values: Iterable[str]) -> list[str]:
 
 
 def psnrs(metrics: Mapping[str, Mapping[str, Any]], images: Iterable[str]) -> list[str]:
-    """Names of the metrics that are a PSNR of one of these images, ``hr`` being the restored."""
+    """Names of the metrics that are a PSNR of one of these images (``hr``: the restored one)."""
     return [
         name
         for name, options in metrics.items()

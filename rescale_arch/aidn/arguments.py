@@ -36,20 +36,20 @@ def check_arguments(
     """
     for name, value in widths.items():
         if value < 8 or value % 8:
-            raise RescaleError(f"{name} is {value}: valid are multiples of 8")
+            raise RescaleError(f"{name} is {value}: expected a multiple of 8")
     for name, value in counts.items():
         if value < 1:
-            raise RescaleError(f"{name} is {value}: at least 1 is needed")
+            raise RescaleError(f"{name} is {value}: expected at least 1")
     if fixed_scale is not None and fixed_scale not in get_args(FixedScale):
-        raise RescaleError(f"fixed_scale is {fixed_scale!r}: valid are 2, 3, 4, None")
+        raise RescaleError(f"fixed_scale is {fixed_scale!r}: expected one of 2, 3, 4, None")
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise RescaleError(
-            f"quantization is {quantization!r}: valid are {', '.join(QUANTIZATIONS)}, None"
+            f"quantization is {quantization!r}: expected one of {', '.join(QUANTIZATIONS)}, None"
         )
     if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
-        raise RescaleError(f"jpeg_quality is {jpeg_quality}: valid are 1 to 100, None")
+        raise RescaleError(f"jpeg_quality is {jpeg_quality}: expected 1 to 100, None")
     if not 1 <= down_unshuffle <= _MAX_UNSHUFFLE:
-        raise RescaleError(f"down_unshuffle is {down_unshuffle}: valid are 1 to {_MAX_UNSHUFFLE}")
+        raise RescaleError(f"down_unshuffle is {down_unshuffle}: expected 1 to {_MAX_UNSHUFFLE}")
     if down_unshuffle > 1 and fixed_scale is not None:
         raise RescaleError(
             f"down_unshuffle is {down_unshuffle}: a network with fixed_scale needs 1"

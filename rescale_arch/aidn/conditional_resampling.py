@@ -16,7 +16,7 @@ from rescale_arch.scales import Size
 
 
 def init_experts(pool: Tensor) -> None:
-    """Initialises every expert of a (E, out, in, k, k) pool like the weight of an ``nn.Conv2d``.
+    """Initializes every expert of a (E, out, in, k, k) pool like the weight of an ``nn.Conv2d``.
 
     For the stacked tensor, PyTorch would compute a fan-in of out * k * k * in, which is wrong.
     """
@@ -33,7 +33,7 @@ class Sampling(NamedTuple):
     inverse_ratio: Tensor
     """(2,), 1/t: input over output side, (vertical, horizontal)."""
     rows: Tensor
-    """(h',), positions of the output rows in pixels of the input; 0 is the centre of the first."""
+    """(h',), positions of the output rows in pixels of the input; 0 is the center of the first."""
     row_phases: Tensor
     """(h',), positions within a pixel, about -0.5 to 0.5."""
     columns: Tensor

@@ -1,7 +1,7 @@
 """A differentiable JPEG round trip, for AIDN+.
 
 It computes what libjpeg does, without its rounding of samples between the steps: conversion to
-YCbCr (JFIF), chroma at half resolution or whole, the DCT of 8 x 8 blocks, quantization with the
+YCbCr (JFIF), chroma at half or full resolution, the DCT of 8 x 8 blocks, quantization with the
 tables of ITU-T T.81, annex K, scaled to a quality as libjpeg scales them, and back. The gradient of
 the quantization is that of ``round(x) + (x - round(x))^3`` (Shin and Song, JPEG-resistant
 adversarial images, 2017), which is added to the forward pass as well.
@@ -69,8 +69,8 @@ class DifferentiableJPEG:
 
         Args:
             x: RGB in [0, 1].
-            quality: 1 to 100, as of libjpeg.
-            chroma: 420: chroma at half resolution in both directions (4:2:0); 444: whole.
+            quality: 1 to 100, as in libjpeg.
+            chroma: 420: chroma at half resolution in both directions (4:2:0); 444: full.
 
         Returns:
             The decoded image, clamped to [0, 1], not rounded to 8 bits.
@@ -93,11 +93,11 @@ class DifferentiableJPEG:
 
 
 def check_jpeg(quality: int, chroma: int) -> None:
-    """Raises ValueError unless there are such JPEG files."""
+    """Raises ValueError if no JPEG files with this quality and chroma exist."""
     if not 1 <= quality <= 100:
-        raise RescaleError(f"JPEG quality {quality}: valid are 1 to 100")
+        raise RescaleError(f"JPEG quality {quality}: expected 1 to 100")
     if chroma not in CHROMA:
-        raise RescaleError(f"JPEG chroma {chroma}: valid are {', '.join(map(str, CHROMA))}")
+        raise RescaleError(f"JPEG chroma {chroma}: expected one of {', '.join(map(str, CHROMA))}")
 
 
 def scaled_table(table: Tensor, quality: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Initialising a larger AIDN so that it computes the same function as a smaller one.
+"""Initializing a larger AIDN so that it computes the same function as a smaller one.
 
 Method: Net2Net: Accelerating Learning via Knowledge Transfer, ICLR 2016, arXiv 1511.05641. Net2Net
 widens a network by copying features. Here, the additional features keep their random weights, and

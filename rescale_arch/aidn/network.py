@@ -34,7 +34,7 @@ class AIDN(nn.Module):
 
     ::
 
-        hr ──> down_net(·, 1/s) ──> lr ──> quantise [──> JPEG] ──> up_net(·, s) ──> restored
+        hr ──> down_net(·, 1/s) ──> lr ──> quantize [──> JPEG] ──> up_net(·, s) ──> restored
                                     └── the LR guide loss sees this, unclamped
 
         each net:  mean shift ─> head ─┬─> n residual blocks, after every K ─> conv ─(+)
@@ -135,7 +135,7 @@ class AIDN(nn.Module):
                 Optional with ``fixed_scale``.
 
         Returns:
-            The LR image before quantisation: around [0, 1], not clamped.
+            The LR image before quantization: roughly in [0, 1], not clamped.
 
         Shape:
             (B, 3, H, W) -> (B, 3, h, w), (h, w) = ``lr_size((H, W), scale)``
@@ -154,7 +154,7 @@ class AIDN(nn.Module):
         return rescale(self.down_net, hr, (1 / vertical, 1 / horizontal), size, self.engine)
 
     def upscale(self, lr: Tensor, scale: Scale | None = None, *, size: Size) -> Tensor:
-        """Restores the HR image from the (quantised) LR image.
+        """Restores the HR image from the (quantized) LR image.
 
         Args:
             lr: RGB in [0, 1], computed by :meth:`downscale` with the same scale.
@@ -163,7 +163,7 @@ class AIDN(nn.Module):
             size: (H, W) of the HR image.
 
         Returns:
-            The restored image: around [0, 1], not clamped.
+            The restored image: roughly in [0, 1], not clamped.
 
         Shape:
             (B, 3, h, w) -> (B, 3, H, W)
@@ -277,12 +277,12 @@ class AIDN(nn.Module):
         *,
         restore: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
-        """The round trip for training: (LR image before quantisation, restored image).
+        """The round trip for training: (LR image before quantization, restored image).
 
         Args:
             hr: see :meth:`downscale`.
             scale: see :meth:`downscale`.
-            channel: what the quantised LR image goes through before it is restored, as a function
+            channel: what the quantized LR image goes through before it is restored, as a function
                 with a gradient; None: the JPEG of ``jpeg_quality``, if any.
             restore: False computes only the LR image, and returns None for the other.
 
@@ -336,6 +336,6 @@ class AIDN(nn.Module):
         """The factors of ``scale`` and the size of the LR image."""
         self.check_size(size)
         if tile < 1:
-            raise RescaleError(f"tile is {tile}: at least 1 is needed")
+            raise RescaleError(f"tile is {tile}: expected at least 1")
         factors = self.factors(scale)
         return factors, lr_size(size, factors)

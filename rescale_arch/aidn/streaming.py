@@ -278,7 +278,7 @@ def _folded(layers: nn.Sequential) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Weight and bias of every convolution, with the following batch norm folded in."""
     for conv, norm in zip(layers, list(layers)[1:], strict=False):
         if isinstance(conv, nn.Conv2d):
-            assert isinstance(norm, _BatchNorm)  # SyncBatchNorm is one, too
+            assert isinstance(norm, _BatchNorm)  # also a base class of SyncBatchNorm
             assert norm.running_mean is not None
             assert norm.running_var is not None
             yield fuse_conv_bn_weights(

@@ -112,7 +112,7 @@ def _resampled_rows(
     read: Read,
     dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """The output of a network for any scale, before the mean colour is added."""
+    """The output of a network for any scale, before the mean color is added."""
     weight = trunk.last_conv.weight
     last = StreamingConv.of(trunk.last_conv, weight.dtype)
     # The last convolution needs one more column on each side.
@@ -139,7 +139,7 @@ def _sub_pixel_rows(
     read: Read,
     dtype: torch.dtype,
 ) -> Iterator[Tensor]:
-    """The output of a network with a fixed scale, before the mean colour is added."""
+    """The output of a network with a fixed scale, before the mean color is added."""
     features = StreamingTrunk(trunk, ratio, dtype)
     layers: list[StreamingLayer] = [features]
     for layer in trunk.tail[0].children():

@@ -134,7 +134,7 @@ class ResidualBlock(nn.Module):
 
 
 class _MeanShift(nn.Conv2d):
-    """Adds ``sign`` times the mean colour; a convolution, as in the released weights."""
+    """Adds ``sign`` times the mean color; a convolution, as in the released weights."""
 
     def __init__(self, sign: int) -> None:
         super().__init__(3, 3, 1)

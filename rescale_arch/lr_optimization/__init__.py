@@ -1,4 +1,4 @@
-"""Optimisation of LR images for the network that restores them."""
+"""Optimization of LR images for the network that restores them."""
 
 from rescale_arch.lr_optimization.optimize import Channel, optimize_lr
 

@@ -13,18 +13,18 @@ from rescale_arch.regions import Read
 from rescale_arch.rounding import quantize
 from rescale_arch.scales import Size
 
-_LOSS = 0.15, 0.2  # dB of LR fidelity: radius of the ball, and of images that may be kept
+_LOSS = 0.15, 0.2  # dB of LR fidelity: radius of the ball, and tolerance for stored images
 _Y = 65.481, 128.553, 24.966  # BT.601
 
 
 @dataclass(frozen=True)
 class FidelityBall:
-    """LR images whose fidelity, RGB and Y, is close to that of a given one or better.
+    """LR images with at least about the fidelity, RGB and Y, of a given one.
 
     Attributes:
-        guide: its centre, the bicubic LR image.
+        guide: its center, the bicubic LR image.
         square: mean square distance of the given image.
-        luma: the same of the component along Y.
+        luma: the same for the component along Y.
     """
 
     guide: Tensor
@@ -38,13 +38,13 @@ class FidelityBall:
         return cls(guide, difference.square().mean(), _along_y(difference).square().mean())
 
     def contains(self, stored: Tensor) -> bool:
-        """Whether the fidelity of ``stored`` suffices."""
+        """Whether the fidelity of ``stored`` is sufficient."""
         inside = FidelityBall.around(self.guide, stored)
         most = 10 ** (_LOSS[1] / 10)
         return bool((inside.square <= most * self.square) & (inside.luma <= most * self.luma))
 
     def projected(self, x: Tensor, stored: Tensor) -> Tensor:
-        """``x``, closer to the centre if ``stored``, what a file keeps of it, is too far away."""
+        """``x``, moved towards the center if ``stored``, its stored version, is too far away."""
         inside = FidelityBall.around(self.guide, stored)
         most = 10 ** (_LOSS[0] / 10)
         shrink_luma = _ratio(most * self.luma, inside.luma)
@@ -55,7 +55,7 @@ class FidelityBall:
 
 
 def _ratio(most: Tensor, square: Tensor) -> Tensor:
-    """The factor, at most 1, that reduces a mean square to ``most``."""
+    """The factor, at most 1, that limits a mean square to ``most``."""
     return (most / square.clamp_min(1e-30)).sqrt().clamp_max(1)
 
 
@@ -68,7 +68,7 @@ def _along_y(difference: Tensor) -> Tensor:
 
 
 def bicubic_window(read: Read, size: Size, factors: tuple[float, float], region: Region) -> Tensor:
-    """A region of the bicubic LR image in 8 bits, from the part of the HR image that it needs."""
+    """A region of the bicubic LR image in 8 bits, from a part of the HR image."""
     top, left, bottom, right = region
     first_row, rows = resampling_matrix(size[0], (top, bottom), 1 / factors[0])
     first_column, columns = resampling_matrix(size[1], (left, right), 1 / factors[1])

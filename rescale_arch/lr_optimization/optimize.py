@@ -1,7 +1,7 @@
-r"""Optimisation of LR images for the network that restores them.
+r"""Optimization of LR images for the network that restores them.
 
-A network computes an LR image in one pass. Here, gradient descent on its samples follows, with the
-network frozen, as is known for learned codecs and for rescaling (arXiv 2211.10643)::
+A network computes an LR image in a single pass. Here, its samples are then optimized by gradient
+descent with the network frozen, as known from learned codecs and rescaling (arXiv 2211.10643)::
 
          ┌─────────────────────── gradient ────────────────────────┐
          v                                                         │
@@ -12,13 +12,13 @@ The file format and the restoring side are unchanged.
 
 - The rounding passes the gradient unchanged (straight-through), so every step is evaluated with the
   image that would be stored, and the best of these images is kept.
-- Steps have momentum, and one step size for all samples: the gradient is divided by its root mean
-  square over the image. Adam divides every sample by its own, which loses how much the samples
-  matter, and gains less.
+- Steps have momentum, and the same step size for all samples: the gradient is divided by its root
+  mean square over the image. Adam normalizes each sample separately, which discards their relative
+  importance and gains less.
 - The PSNR of the result against the bicubic LR image (LR fidelity), RGB and Y, is at most 0.2 dB
   below that of the network's LR image: each step is projected onto a ball around the bicubic one.
-- Large images are optimised window by window. Windows overlap, and each is restored together with
-  its surroundings as they are by then, so there are no seams.
+- Large images are optimized window by window. Windows overlap, and each is restored together with
+  the current state of its surroundings, so there are no seams.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from rescale_arch.rounding import quantize
 from rescale_arch.scales import Scale, Size
 
 _MOMENTUM = 0.7
-_BLOCK = 16  # of JPEG with chroma at half resolution
-_PROJECTIONS = 3  # with JPEG, which changes what it gets
+_BLOCK = 16  # blocks of JPEG with chroma at half resolution
+_PROJECTIONS = 3  # with JPEG, which changes its input
 
 Channel = Callable[[Tensor], Tensor]
-"""What a lossy file does to an image in 8 bits, (1, 3, h, w) in [0, 1]; with gradient."""
+"""Lossy compression of an 8-bit image, (1, 3, h, w) in [0, 1], with gradient."""
 OnProgress = Callable[[float], None]
 """Called with the completed fraction of the work."""
 
@@ -54,11 +54,11 @@ class _RoundTrip:
     """Storing and restoring a window.
 
     Attributes:
-        network: restores.
+        network: the network that restores.
         scale: see :func:`optimize_lr`.
         size: see there.
         window: the window.
-        surroundings: the LR samples that are seen, in 8 bits; the core is replaced.
+        surroundings: the LR samples in the window, in 8 bits; those of the core are replaced.
         channel: see :func:`optimize_lr`.
     """
 
@@ -70,7 +70,7 @@ class _RoundTrip:
     channel: Channel | None
 
     def store(self, core: Tensor) -> Tensor:
-        """The LR samples that are seen, as a decoder returns them, from those of the core."""
+        """The LR samples in the window as read from a file, given those of the core."""
         seen = self.surroundings.clone()
         self.core(seen).copy_(quantize(core, "ste"))
         return seen if self.channel is None else self.channel(seen)
@@ -111,26 +111,26 @@ def optimize_lr(
         size: (H, W) of the HR image.
         scale: the factor, or a pair (vertical, horizontal).
         steps: number of steps, each a forward and backward pass of ``upscale``; 0 changes nothing.
-        search: windows and size of the steps, as the architecture has them.
-        channel: JPEG, if the LR image is to be stored in such a file. It is called with parts of
-            the image whose corners are multiples of 16.
+        search: windows and step size, from the architecture.
+        channel: JPEG compression, if the LR image will be stored as JPEG; called with parts of the
+            image whose corners are multiples of 16.
         on_progress: called after each step.
 
     Returns:
-        The new LR image, as ``lr``. Where the image consists of a single window, the 8-bit restored
-        image is never farther from the original than that of ``lr``, up to rounding.
+        The new LR image, like ``lr``. If the image consists of a single window, the 8-bit restored
+        image is at least as close to the original as that of ``lr``, up to rounding.
 
     Raises:
         ValueError: ``steps`` is negative, or ``lr`` is not such an image.
     """
     if steps < 0:
-        raise RescaleError(f"effort is {steps}: a number of steps from 0 is needed")
+        raise RescaleError(f"effort is {steps}: expected a number of steps >= 0")
     factors = network.factors(scale)
     small = network.lr_size(size, scale)
     if lr.dtype != torch.uint8 or tuple(lr.shape) != (1, 3, *small):
         raise RescaleError(
-            f"lr is {lr.dtype} of shape {tuple(lr.shape)}: torch.uint8 of (1, 3, {small[0]}, "
-            f"{small[1]}) is needed"
+            f"lr is {lr.dtype} of shape {tuple(lr.shape)}: expected torch.uint8 of "
+            f"(1, 3, {small[0]}, {small[1]})"
         )
     # inference tensors have no gradients
     with torch.inference_mode(False):
@@ -160,7 +160,7 @@ def _descend(
     size: float,
     report: Callable[[int], None],
 ) -> Tensor:
-    """Optimises a window.
+    """Optimizes a window.
 
     Args:
         trip: the window.
@@ -171,7 +171,7 @@ def _descend(
         report: called with the number of completed steps.
 
     Returns:
-        The best samples of the core in 8 bits, those at the start or others.
+        The best samples of the core in 8 bits, possibly the initial ones.
     """
     x = trip.core(trip.surroundings).clone()
     with torch.no_grad():
@@ -192,7 +192,7 @@ def _descend(
             break
         (gradient,) = torch.autograd.grad(loss, x)
         with torch.no_grad():
-            # both averages are corrected for their start from zero, as Adam's
+            # both averages are corrected for their initialization to zero, as in Adam
             power = power + (gradient.square().mean() - power) / (step + 1)
             momentum = _MOMENTUM * momentum + (1 - _MOMENTUM) * gradient
             average = momentum / (1 - _MOMENTUM ** (step + 1))

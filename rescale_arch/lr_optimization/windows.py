@@ -1,4 +1,4 @@
-"""The windows in which a large LR image is optimised."""
+"""The windows in which a large LR image is optimized."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Region = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the LR image that is optimised at once.
+    """A part of the LR image that is optimized at a time.
 
     Attributes:
-        core: LR pixels that are optimised.
-        seen: LR pixels from which the image around them is restored.
+        core: LR pixels that are optimized.
+        seen: LR pixels that are passed to the network.
         restored: HR pixels that are compared with the original.
     """
 
@@ -42,7 +42,7 @@ def divide(
     rows, columns = (_cuts(length, side, block) for length, side in zip(small, sides, strict=True))
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
-            # overlap: pixels beside those that are still to change would fit them badly
+            # overlap: pixels next to ones that still change would not match them
             end = min(bottom + search.ring, small[0]), min(right + search.ring, small[1])
             core = top, left, *end
             ring = _grown(core, search.ring, small)
@@ -51,7 +51,7 @@ def divide(
 
 
 def _cuts(length: int, side: int, block: int) -> list[int]:
-    """The start of every part of an axis and the end of the last."""
+    """The start of every part of an axis, and the end of the last."""
     count = -(-length // max(side, block))
     starts = [length * index // count // block * block for index in range(count)]
     return [*dict.fromkeys(starts), length]
@@ -73,7 +73,7 @@ def relative(region: Region, whole: Region) -> Region:
 
 
 def _hr(region: Region, small: Size, size: Size, factors: tuple[float, float]) -> Region:
-    """The HR pixels that belong to a region of the LR image; all of them to the whole."""
+    """The HR region that corresponds to an LR region; the whole image to the whole."""
 
     def edge(at: int, axis: int) -> int:
         return size[axis] if at == small[axis] else min(round(at * factors[axis]), size[axis])

@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features to an image around [-1, 1]: (B, z_channels, h, w) -> (B, 3, f h, f w).
+    """Features to an image roughly in [-1, 1]: (B, z_channels, h, w) -> (B, 3, f h, f w).
 
     For the arguments see :class:`Encoder`.
     """

@@ -72,7 +72,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling and a 3x3 convolution, without forming the upsampled features.
+    """Nearest-neighbor upsampling and a 3x3 convolution, without forming the upsampled features.
 
     The 3x3 inputs of an output pixel are copies of only 2x2 different pixels. Adding up the weights
     of the copies gives four 2x2 kernels, one for each of the four output pixels of an input pixel.
@@ -131,5 +131,5 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def swish(x: Tensor) -> Tensor:
-    """In place: ``x`` is the output of a normalisation, whose gradient does not need it."""
+    """In place: ``x`` is the output of a normalization, whose gradient does not need it."""
     return F.silu(x, inplace=True)

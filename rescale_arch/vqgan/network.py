@@ -20,16 +20,16 @@ from rescale_arch.vqgan.encoder_decoder import Decoder, Encoder
 from rescale_arch.vqgan.layers import NORM_GROUPS, conv_outside_autocast
 from rescale_arch.vqgan.vector_quantizer import VectorQuantizer, straight_through
 
-_SEARCHED_AT_ONCE = 2**24  # distances in memory at once: 64 MiB
+_SEARCHED_AT_ONCE = 2**24  # maximum size of the distance matrix: 64 MiB
 
 
 class Autoencoded(NamedTuple):
     """The results of a round trip that training a VQGAN needs."""
 
     restored: Tensor
-    """(B, 3, H, W), around [0, 1], not clamped."""
+    """(B, 3, H, W), roughly in [0, 1], not clamped."""
     z: Tensor
-    """Features before quantisation; they carry the encoder's gradient."""
+    """Features before quantization; they carry the encoder's gradient."""
     codes: Tensor
     """Their nearest codes, of the same shape; they carry the codebook's gradient."""
     indices: Tensor
@@ -55,11 +55,9 @@ class VectorQuantizedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         if ch < NORM_GROUPS or ch % NORM_GROUPS:
-            raise RescaleError(f"ch is {ch}: valid are multiples of {NORM_GROUPS}")
+            raise RescaleError(f"ch is {ch}: expected a multiple of {NORM_GROUPS}")
         if not ch_mult or min(ch_mult) < 1:
-            raise RescaleError(
-                f"ch_mult is {tuple(ch_mult)}: a list of numbers from 1 up is needed"
-            )
+            raise RescaleError(f"ch_mult is {tuple(ch_mult)}: expected a list of numbers >= 1")
         counts = {
             "num_res_blocks": num_res_blocks,
             "z_channels": z_channels,
@@ -68,13 +66,13 @@ class VectorQuantizedAutoencoder(nn.Module):
         }
         for name, value in counts.items():
             if value < 1:
-                raise RescaleError(f"{name} is {value}: at least 1 is needed")
+                raise RescaleError(f"{name} is {value}: expected at least 1")
         resolutions = [resolution // 2**level for level in range(len(ch_mult))]
         for at in attn_resolutions:
             if at not in resolutions:
                 raise RescaleError(
                     f"attn_resolutions holds {at}: with resolution {resolution} and "
-                    f"{len(ch_mult)} levels valid are {', '.join(map(str, resolutions))}"
+                    f"{len(ch_mult)} levels, expected one of {', '.join(map(str, resolutions))}"
                 )
         widths = [ch * factor for factor in ch_mult]
         attends = [at in attn_resolutions for at in resolutions]
@@ -115,15 +113,16 @@ class VectorQuantizedAutoencoder(nn.Module):
     def decode(
         self, z: Tensor, return_features: bool = False
     ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
-        """Decodes quantised features.
+        """Decodes quantized features.
 
         Args:
             z: codes, as returned by :meth:`encode`.
             return_features: also return the decoder's features.
 
         Returns:
-            The image: around [0, 1], not clamped. With ``return_features``, a pair of the image and
-            the features by their reduction relative to the image: ``{f: .., ..., 2: .., 1: ..}``.
+            The image: roughly in [0, 1], not clamped. With ``return_features``, a pair of the image
+            and the features by their reduction relative to the image:
+            ``{f: .., ..., 2: .., 1: ..}``.
 
         Shape:
             (B, embed_dim, h, w) -> (B, 3, f h, f w)
@@ -135,7 +134,7 @@ class VectorQuantizedAutoencoder(nn.Module):
         return to_unit(self.decoder.image(features[1])), features
 
     def _features(self, x: Tensor) -> Tensor:
-        """Features before quantisation: (B, 3, H, W) -> (B, embed_dim, h, w)."""
+        """Features before quantization: (B, 3, H, W) -> (B, embed_dim, h, w)."""
         x = pad_to_multiple(x, self.vq_factor)
         z = self.encoder(from_unit(x))
         return conv_outside_autocast(self.quant_conv, z)

@@ -1,11 +1,11 @@
-"""Vector quantization: the nearest codes of a code book."""
+"""Vector quantization: the nearest codes of a codebook."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-_SEARCHED_AT_ONCE = 2**24  # distances in memory at a time: 64 MiB
+_SEARCHED_AT_ONCE = 2**24  # maximum size of the distance matrix: 64 MiB
 
 
 class VectorQuantizer(nn.Module):
@@ -25,7 +25,7 @@ class VectorQuantizer(nn.Module):
         nn.init.uniform_(self.embedding.weight, -1 / n_embed, 1 / n_embed)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Uses the Euclidean distance; ties are resolved in favour of the first code."""
+        """Uses the Euclidean distance; ties are resolved in favor of the first code."""
         indices = self.nearest(z.permute(0, 2, 3, 1))
         codes: Tensor = self.embedding(indices)
         return codes.permute(0, 3, 1, 2), indices

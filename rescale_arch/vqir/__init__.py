@@ -1,1 +1,1 @@
-"""VQIR: image rescaling by 16 and 32 (IEEE TCSVT 2024)."""
+"""VQIR: image rescaling by factors of 16 and 32 (IEEE TCSVT 2024)."""

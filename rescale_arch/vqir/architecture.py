@@ -49,9 +49,9 @@ def _architecture(factor: Factor) -> Architecture:
         config=vqir_config,
         scale_limits=(float(factor), float(factor)),
         describe=_describe,
-        lr_border=1,  # a border as wide as the factor would leave no pixels
+        lr_border=1,  # a border of the factor's width would leave no pixels
         max_untiled_pixels=1 << 21,
-        # measured on an H100 in fp32; tensors are half of it, cuDNN's workspaces the rest
+        # measured on an H100 in fp32; half of it tensors, half cuDNN's workspaces
         bytes_per_pixel=lambda config: 26 * int(config["ch"]),
         max_width=lambda config: int(config["ch"]) * max(config["ch_mult"][:2]),
         tile=1024,

@@ -26,7 +26,7 @@ class FeatureRecovery(nn.Module):
         factor: 16 keeps the resolution of the code map, 32 halves it.
 
     Shape:
-        (B, C, H/16, W/16) -> (B, 3, H/factor, W/factor), around [-1, 1];
+        (B, C, H/16, W/16) -> (B, 3, H/factor, W/factor), roughly in [-1, 1];
         the reverse direction is the opposite
     """
 

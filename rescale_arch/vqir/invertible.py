@@ -39,7 +39,7 @@ class AffineCoupling(Operation):
                     ^             ^              │
         x2 ─────────┴─────────────┴──> * e(G1(y1)) ──> + H1(y1) ──> y2
 
-    Initialised as the identity.
+    Initialized as the identity.
 
     Args:
         channels: C, even.
@@ -66,7 +66,7 @@ class AffineCoupling(Operation):
 
 
 class _CouplingNet(nn.Module):
-    """Three convolutions, initialised so that the output is zero."""
+    """Three convolutions, initialized so that the output is zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def _log_scale(x: Tensor) -> Tensor:
 
 
 class InvertibleConv1x1(Operation):
-    """Invertible 1x1 convolution (Glow, NeurIPS 2018), initialised as a random orthogonal matrix.
+    """Invertible 1x1 convolution (Glow, NeurIPS 2018), initialized as a random orthogonal matrix.
 
     The inverse is computed in float64 in every call: the matrix is small, and a cached inverse
     could be stale.
@@ -112,7 +112,7 @@ class InvertibleConv1x1(Operation):
 
         Raises:
             torch.linalg.LinAlgError: ``weight`` is singular (on a CPU). On a GPU, where the check
-                would synchronise with the device, the result is not finite instead.
+                would synchronize with the device, the result is not finite instead.
         """
         weight = self.weight
         inverse = torch.linalg.inv_ex(weight.double(), check_errors=not weight.is_cuda).inverse

@@ -1,4 +1,4 @@
-"""VQIR: extreme image rescaling, by 16 or 32.
+"""VQIR: extreme image rescaling, by a factor of 16 or 32.
 
 Paper: Towards Extreme Image Rescaling with Generative Prior and Invertible Prior, IEEE TCSVT 2024.
 Written from the paper; state-dict entries have the names of the authors' release, whose unused
@@ -54,7 +54,7 @@ class Levels(NamedTuple):
 
 
 class VQIR(VectorQuantizedAutoencoder):
-    r"""Downscales an image by 16 or 32 and restores it from the small image.
+    r"""Downscales an image by a factor of 16 or 32 and restores it from the small image.
 
     ::
 
@@ -118,16 +118,16 @@ class VQIR(VectorQuantizedAutoencoder):
             n_embed,
         )
         if factor not in get_args(Factor):
-            raise RescaleError(f"factor is {factor!r}: valid are 16, 32")
+            raise RescaleError(f"factor is {factor!r}: expected one of 16, 32")
         if stage not in get_args(Stage):
-            raise RescaleError(f"stage is {stage!r}: valid are 1, 2")
+            raise RescaleError(f"stage is {stage!r}: expected one of 1, 2")
         if self.vq_factor != _VQ_FACTOR:
             raise RescaleError(
-                f"ch_mult is {tuple(ch_mult)}: five numbers are needed, as VQIR builds on a VQGAN "
+                f"ch_mult is {tuple(ch_mult)}: expected five numbers, since VQIR builds on a VQGAN "
                 f"of factor {_VQ_FACTOR}"
             )
         if embed_dim % 2**_HALVINGS:
-            raise RescaleError(f"embed_dim is {embed_dim}: valid are multiples of {2**_HALVINGS}")
+            raise RescaleError(f"embed_dim is {embed_dim}: expected a multiple of {2**_HALVINGS}")
         self.factor = factor
         self.stage = stage
         self.icrm = FeatureRecovery(embed_dim, factor)

@@ -20,7 +20,7 @@ class Refinement(nn.Module):
 
     Shape:
         three feature maps, the smallest first -> three images (B, 3, ..), the largest first,
-        around [-1, 1]
+        roughly in [-1, 1]
     """
 
     def __init__(self, widths: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CHANNELS_PER_HEAD = 64
-_WIDEST_HEAD = 2**16  # channels of a head that the fused attention kernel for CUDA takes
+_WIDEST_HEAD = 2**16  # maximum channels of a head for the fused CUDA attention kernel
 _SUMMED_AT_ONCE = 2**13  # channels of a wider head
 
 
@@ -44,8 +44,8 @@ class StripAttention(nn.Module, ABC):
         self.heads = max(1, channels // _CHANNELS_PER_HEAD)
         if channels % (2 * self.heads):
             raise RescaleError(
-                f"channels is {channels}, whose half {self.heads} heads do not divide: valid are "
-                f"multiples of {_CHANNELS_PER_HEAD}"
+                f"channels is {channels}, whose half is not divisible by {self.heads} heads: "
+                f"expected a multiple of {_CHANNELS_PER_HEAD}"
             )
         self.attention_norm = _LayerNorm(channels)
         self.conv_input = nn.Conv2d(channels, channels, 1)
@@ -136,7 +136,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     width = q.shape[-1]
     if width <= _WIDEST_HEAD:
         return F.scaled_dot_product_attention(q, k, v)
-    dtype = torch.promote_types(q.dtype, torch.float32)  # as the kernels sum up
+    dtype = torch.promote_types(q.dtype, torch.float32)  # like the accumulators of the kernels
     with torch.autocast(q.device.type, enabled=False):
         scores = q.new_zeros((*q.shape[:-1], k.shape[-2]), dtype=dtype)
         for q_part, k_part in zip(
@@ -148,7 +148,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class _LayerNorm(nn.LayerNorm):
-    """Layer norm that keeps the dtype of its input under autocast, which CUDA's would not."""
+    """Layer norm that keeps the dtype of its input, unlike PyTorch's under autocast on CUDA."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight.to(input.dtype), self.bias.to(input.dtype)

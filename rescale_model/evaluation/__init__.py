@@ -1,1 +1,1 @@
-"""Validation, metrics, and the comparison of methods."""
+"""Validation, metrics, and comparison of methods."""

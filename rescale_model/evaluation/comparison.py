@@ -1,4 +1,4 @@
-"""A comparison of methods: rescaling networks and bicubic, through LR files, at several scales."""
+"""Comparison of rescaling networks and bicubic interpolation at several scales."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Comparison:
     """Runs a plan, image by image.
 
     Args:
-        plan: what to compare.
-        device: where.
+        plan: methods, scales and LR files.
+        device: device of the computation.
 
     Raises:
-        FileNotFoundError: the weights of a method are not there.
-        ValueError: they are not of a network that rescales.
+        FileNotFoundError: a weights file does not exist.
+        ValueError: a file does not contain the weights of a rescaling network.
     """
 
     def __init__(self, plan: ComparisonPlan, device: torch.device) -> None:
@@ -45,8 +45,8 @@ class Comparison:
         """Evaluates all methods on an image, at every scale and through every kind of LR file.
 
         Args:
-            sample: of a :class:`~rescale_data.benchmark_dataset.BenchmarkDataset`.
-            folder: LR and restored images go there; None: they are not saved.
+            sample: sample of a :class:`~rescale_data.benchmark_dataset.BenchmarkDataset`.
+            folder: folder to save LR and restored images in; None: they are not saved.
 
         Returns:
             A row for each scale, method and kind of LR file: ``set``, ``image``, ``lr_file``,
@@ -85,14 +85,14 @@ class Comparison:
         return rows
 
     def _cases(self, network: str) -> Iterator[tuple[str, str, int]]:
-        """The LR files, names and numbers of steps of the methods with a network."""
+        """Kind of LR file, name and number of steps of each method with a network."""
         for file in self.plan.evaluations:
             for name, (of, steps) in self.plan.methods(file).items():
                 if of == network:
                     yield file, name, steps
 
     def report(self, rows: list[dict[str, Any]]) -> ComparisonReport:
-        """Measures time and memory of each method, and joins them with the rows of all images.
+        """Measures time and memory of each method, and adds them to the rows of all images.
 
         Raises:
             MemoryError: there is not enough memory to measure a method.
@@ -105,7 +105,7 @@ class Comparison:
         where = (
             torch.cuda.get_device_name()
             if device == "cuda"
-            else f"the CPU, PyTorch threads: {torch.get_num_threads()}"
+            else f"the CPU, {torch.get_num_threads()} PyTorch threads"
         )
         metrics = next(iter(self.plan.evaluations.values())).metrics
         conditions = f"measured with {size} x {size} pixels on {where}"

@@ -1,4 +1,4 @@
-"""What a comparison of methods compares, as its options say."""
+"""The plan of a comparison of methods, read from its options."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from rescale_arch import scale_pair
 from rescale_data.option_problems import validated
 from rescale_model.evaluation.effort import read_effort
-from rescale_model.evaluation.validation import Evaluation, LRFileOptions, Metric, ScoreOptions
+from rescale_model.evaluation.evaluation_options import LRFileOptions, Metric, ScoreOptions
+from rescale_model.evaluation.validation import Evaluation
 
 BICUBIC = "bicubic"
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What to compare.
+    """Methods, scales and LR files to compare.
 
     Attributes:
-        weights: network -> its file; None: bicubic.
-        scales: label -> factors.
-        evaluations: name of an LR file format -> how it is evaluated.
-        efforts: name of an LR file format -> numbers of steps in which LR images are optimised.
-        cost_size: side of the image that time and memory are measured with.
+        weights: name of a network -> its file; None: bicubic interpolation.
+        scales: label -> factors (vertical, horizontal).
+        evaluations: name of a kind of LR file -> its evaluation.
+        efforts: name of a kind of LR file -> numbers of steps in which LR images are optimized.
+        cost_size: side of the image for measuring time and memory.
     """
 
     weights: dict[str, str | None]
@@ -42,7 +43,7 @@ class ComparisonPlan:
         """Name of a method -> its network and number of steps.
 
         Args:
-            file: name of an LR file format; None: the methods of all of them.
+            file: name of a kind of LR file; None: all methods.
         """
         efforts = [
             steps for name, of in self.efforts.items() if file in (None, name) for steps in of
@@ -78,18 +79,19 @@ def _check_files(patterns: list[str], info: ValidationInfo) -> list[str]:
 def _check_images(metrics: dict[Any, Any]) -> dict[Any, Any]:
     for name, metric in metrics.items():
         if metric.get("image") not in (None, "hr", "lr"):
-            raise RescaleError(f"{name}: image is {metric['image']!r}: valid are hr, lr")
+            raise RescaleError(f"{name}: image is {metric['image']!r}: expected one of hr, lr")
     return metrics
 
 
 class BenchmarkFileOptions(LRFileOptions):
-    """A kind of LR files."""
+    """A kind of LR file."""
 
     efforts: list[Annotated[int, Field(ge=0)]] = Field(
         [0],
         min_length=1,
-        description="numbers of steps in which LR images are optimised for the network that "
-        "restores them, as with `--effort` of the command; each network takes part with each",
+        description="numbers of steps in which LR images are optimized for the network that "
+        "restores them, as with `--effort`; each network is evaluated "
+        "with each",
     )
 
     @model_validator(mode="after")
@@ -100,37 +102,37 @@ class BenchmarkFileOptions(LRFileOptions):
 
 
 class BenchmarkValOptions(ScoreOptions):
-    """The section ``val:``."""
+    """The ``val`` section of a comparison."""
 
     weights: Annotated[list[str], AfterValidator(_check_files)] = Field(
-        description="files of AIDNs, or patterns such as `weights/*.safetensors`; bicubic always "
-        "takes part"
+        description="weights files, or patterns such as `weights/*.safetensors`; bicubic "
+        "interpolation is always included"
     )
     scales: Annotated[list[float], AfterValidator(_check_factors)] = Field(
-        min_length=1, examples=[[1.5, 2]], description="factors"
+        min_length=1, examples=[[1.5, 2]], description="scale factors"
     )
     lr_files: dict[Any, BenchmarkFileOptions] = Field(
         min_length=1,
-        description="what the LR image goes through, as `png: {lr_format: png}`: name -> "
+        description="files that LR images go through, such as `png: {lr_format: png}`: name -> "
         "`lr_format`, `lr_quality`, `lr_chroma` and `efforts`",
     )
     metrics: Annotated[dict[Any, Metric], AfterValidator(_check_images)] = Field(
         min_length=1,
-        description="name: `type` and its keywords, of the images `hr` and `lr`; the first one is "
-        "plotted",
+        description="name -> `type` and its keywords, for the images `hr` and `lr`; the first one "
+        "is plotted",
     )
     cost_size: int = Field(
-        512, ge=32, description="side of the image that time and memory are measured with"
+        512, ge=32, description="side of the image for measuring time and memory"
     )
-    save_img: bool | None = Field(description="true: saves LR and restored images")
+    save_img: bool | None = Field(description="true: save LR and restored images")
 
 
 def read_plan(val: Mapping[str, Any]) -> ComparisonPlan:
-    """Reads the section ``val:`` of the options of a ``BenchmarkModel``.
+    """Reads the ``val`` section of the options of a ``BenchmarkModel``.
 
     Raises:
-        ValueError: an option is missing or has no valid value.
-        FileNotFoundError: there are no such weights.
+        ValueError: an option is missing or invalid.
+        FileNotFoundError: a weights file does not exist.
     """
     options = validated(BenchmarkValOptions, val, "option val: ")
     try:
@@ -158,5 +160,5 @@ def _find_weights(patterns: list[str]) -> dict[str, str | None]:
         for file in files:
             name = os.path.basename(file).partition(".")[0]
             if found.setdefault(name, file) != file:
-                raise RescaleError(f"{found[name] or BICUBIC} and {file} share a name")
+                raise RescaleError(f"{found[name] or BICUBIC} and {file} have the same name")
     return found

@@ -20,11 +20,10 @@ _INCHES = (4.0, 3.2)  # of one plot
 _INTRODUCTION = """\
 # Benchmark
 
-Means over the images of a set. Every method downscales, the LR image is stored in a file, and the
-method restores from it; bicubic interpolation is antialiased, with the true scale in both
-directions. Metrics exclude a border of ceil(scale) pixels and are computed on 8-bit images, except
-those with float in their name. Those that start with lr compare the stored LR image with the
-bicubic one."""
+Means over the images of a set. Every method downscales, stores the LR image in a file and restores
+from it; bicubic interpolation is antialiased, with the true scale in both directions. Metrics are
+computed on 8-bit images without a border of ceil(scale) pixels; those with "float" in their name
+are not rounded. Those that start with "lr" compare the stored LR image with the bicubic one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ComparisonReport:
         rows: one per image, LR file, method and scale: ``set``, ``image``, ``lr_file``, ``method``,
             ``scale`` (label) and the metrics.
         costs: method -> time and memory.
-        conditions: how these were measured.
+        conditions: how these were measured, as text.
     """
 
     metrics: Mapping[str, Mapping[str, Any]]

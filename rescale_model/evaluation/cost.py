@@ -55,7 +55,7 @@ def measure_cost(
         scales: label -> factors.
         side: side of the square test image in pixels.
         device: ``'cpu'`` or ``'cuda'``.
-        effort: steps in which the LR image is optimised, for a lossless file.
+        effort: number of steps in which the LR image is optimized, for a lossless file.
 
     Raises:
         MemoryError: the process was killed, probably for lack of memory.

@@ -1,4 +1,4 @@
-"""LR images that are optimised for the network that restores them."""
+"""Optimization of LR images for the network that restores them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rescale_model.jpeg import JPEG, JPEGSetting
 
 @dataclass(frozen=True)
 class Effort:
-    """How LR images are optimised.
+    """How LR images are optimized.
 
     Attributes:
-        steps: number of steps; 0: they are not.
-        channel: the JPEG that they go through; None: they are stored lossless.
+        steps: number of steps; 0: no optimization.
+        channel: JPEG compression of the LR images; None: they are stored losslessly.
     """
 
     steps: int = 0
@@ -34,16 +34,16 @@ NO_EFFORT = Effort()
 
 
 def read_effort(steps: int, lr_format: str | None, quality: int, chroma: int) -> Effort:
-    """The optimisation for a number of steps and a kind of LR file.
+    """The optimization with a number of steps for a kind of LR file.
 
     Raises:
-        ValueError: there is none for that kind.
+        ValueError: optimization does not support this kind of file.
     """
     if not steps or lr_format in (None, "png"):
         return Effort(steps)
     if lr_format != "jpeg":
         raise RescaleError(
-            f"effort is {steps}, but lr_format is {lr_format}: valid with effort are png, jpeg"
+            f"effort is {steps}, but lr_format is {lr_format}: effort supports only png and jpeg"
         )
     return Effort(steps, JPEG().channel(JPEGSetting(quality, 420 if chroma == 420 else 444)))
 
@@ -57,23 +57,23 @@ def optimized(
     effort: Effort,
     restore: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Optimises an LR image; see :func:`~rescale_arch.lr_optimization.optimize_lr`.
+    """Optimizes an LR image; see :func:`~rescale_arch.lr_optimization.optimize_lr`.
 
     Args:
         net: a network of ``architecture``, in evaluation mode.
-        architecture: describes it.
+        architecture: its architecture.
         lr: its LR image, (1, 3, h, w), not rounded.
         hr: the HR image, (1, 3, H, W).
         scale: factors (vertical, horizontal).
-        effort: what to do.
-        restore: restores the image from an LR image.
+        effort: the optimization.
+        restore: function that restores the image from an LR image.
 
     Returns:
-        The optimised LR image in 8 bits, (1, 3, h, w) in [0, 1], or the rounded ``lr`` if the image
-        is restored better from it.
+        The optimized LR image in 8 bits, (1, 3, h, w) in [0, 1], or the rounded ``lr`` if it
+        restores the image better.
 
     Raises:
-        ValueError: the network does not support that.
+        ValueError: the network does not support optimization.
     """
     if architecture.search is None:
         raise RescaleError(f"option val: effort is not supported by {architecture.title}")

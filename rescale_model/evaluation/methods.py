@@ -47,7 +47,7 @@ class Method:
 def optimized_lr(
     method: Method, lr: Tensor, hr: Tensor, scale: tuple[float, float], effort: Effort
 ) -> Tensor:
-    """Optimises an LR image of a method with a network, untiled."""
+    """Optimizes the LR image of a method with a network, untiled."""
     assert method.architecture is not None
     size = hr.shape[-2], hr.shape[-1]
     return optimized(
@@ -66,11 +66,11 @@ def load_method(weights: str | None, device: str | torch.device) -> Method:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it does not hold the weights of a rescaling network.
+        ValueError: it does not contain the weights of a rescaling network.
     """
     if weights is None:
         return Method(Bicubic())
     loaded = load_network(read_weights(weights), weights)
     if not loaded.architecture.rescales:
-        raise RescaleError(f"{weights}: holds {loaded.title}, which does not rescale")
+        raise RescaleError(f"{weights}: weights of {loaded.title}, which does not rescale")
     return Method(channels_last(loaded.network.to(device)), loaded.architecture)

@@ -1,7 +1,7 @@
 """Perceptual metrics for ``val: metrics``: LPIPS and DISTS.
 
-BasicSR includes ``calculate_niqe``. The networks of LPIPS and DISTS are those of packages, the
-weights of their backbones are read from files: nothing is downloaded.
+BasicSR includes ``calculate_niqe``. LPIPS and DISTS use separate packages, and the weights of their
+backbones are read from files: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEAST_SIZES = {
     "calculate_niqe": (96, 192),  # two blocks of NIQE
     "calculate_ssim": (11, 11),
 }
-"""Minimum length of the shorter and of the longer side, without the border."""
+"""Metric -> minimum length of the shorter and the longer side, without the border."""
 
 
 def calculate_lpips(
@@ -46,7 +46,7 @@ def calculate_lpips(
     backbone: str | None = None,
     better: str = "lower",
 ) -> float:
-    """Learned perceptual distance (LPIPS, CVPR 2018, arXiv 1801.03924), by the package ``lpips``.
+    """Learned perceptual distance (LPIPS, CVPR 2018, arXiv 1801.03924), from the package ``lpips``.
 
     Args:
         img: BGR in [0, 255], at least 32 x 32.
@@ -55,7 +55,7 @@ def calculate_lpips(
         input_order: ``'HWC'`` or ``'CHW'``.
         net: backbone, ``'alex'``, as LPIPS is usually reported, or ``'vgg'``.
         backbone: file of its weights; see :class:`~rescale_model.losses.LPIPSLoss`.
-        better: has no effect; BasicSR's own models pass it on.
+        better: unused; passed by BasicSR's own models.
 
     Raises:
         ValueError: the package is not installed, or ``net`` is unknown.
@@ -71,14 +71,14 @@ def calculate_dists(
     input_order: str = "HWC",
     better: str = "lower",
 ) -> float:
-    """Distance of structure and texture (DISTS, arXiv 2004.07728), by its authors' package.
+    """Structure and texture distance (DISTS, arXiv 2004.07728), using its authors' package.
 
     Args:
-        img: BGR in [0, 255], at least 16 x 16; it is not downscaled first.
+        img: BGR in [0, 255], at least 16 x 16; evaluated at full resolution.
         img2: the same size.
         crop_border: pixels to crop on every side.
         input_order: ``'HWC'`` or ``'CHW'``.
-        better: has no effect; BasicSR's own models pass it on.
+        better: unused; passed by BasicSR's own models.
 
     Raises:
         ValueError: the package is not installed.
@@ -94,7 +94,7 @@ def check_metric(options: Mapping[str, Any]) -> None:
         options: options of a metric in ``val: metrics``.
 
     Raises:
-        ValueError: a package is not installed, or an option is wrong.
+        ValueError: a package is not installed, or an option is invalid.
         FileNotFoundError: the backbone weights do not exist; the message states where to get them.
     """
     if options["type"] == "calculate_lpips":

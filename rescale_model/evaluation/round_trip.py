@@ -1,4 +1,4 @@
-"""A round trip through any rescaling network, and the references of its images."""
+"""A round trip through a rescaling network, and the references to compare its images with."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class EvaluatedImage:
     """An image of a round trip and its reference.
 
     Attributes:
-        image: (1, 3, H, W), nominally in [0, 1], not clamped.
+        image: (1, 3, H, W), roughly in [0, 1], not clamped.
         reference: the same shape.
-        border: pixels to exclude from the metrics on every side.
-        info: the record to store in a file of the image (LR images).
+        border: number of pixels on every side that metrics exclude.
+        info: the record to store in the file (LR images).
     """
 
     image: Tensor
@@ -37,7 +37,7 @@ class EvaluatedImage:
 
 
 def border(scale: tuple[float, float]) -> int:
-    """The border to exclude from the metrics at a scale: ceil of the larger factor."""
+    """The border that metrics exclude at a scale: the larger factor, rounded up."""
     return math.ceil(max(scale))
 
 
@@ -55,7 +55,7 @@ def downscale(
         hr: (B, 3, H, W) in [0, 1].
         scale: factors (vertical, horizontal).
         tile: side of the tiles in HR pixels; None: untiled.
-        effort: optimisation of the LR image, for a single image.
+        effort: optimization of the LR image; requires a batch of one.
 
     Returns:
         (B, 3, h, w), not rounded.

@@ -1,4 +1,4 @@
-"""The evaluation of round trips, as the section ``val:`` of the options says."""
+"""Evaluation of round trips according to the ``val`` section of the options."""
 
 from __future__ import annotations
 
@@ -10,125 +10,47 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from glob import escape, glob
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
-from pydantic import AfterValidator, Field, ValidationInfo
 from torch import Tensor
 from tqdm import tqdm
 
 from rescale_data.image_file import read_image, write_file, write_image
 from rescale_data.lossy import through_jpeg, through_webp
 from rescale_data.option_problems import validated
-from rescale_data.option_schema import Options, declared
+from rescale_data.option_schema import declared
 from rescale_data.pixels import to_pixels, to_tensor
 from rescale_model.evaluation.effort import Effort, read_effort
+from rescale_model.evaluation.evaluation_options import EvaluationOptions, ImageName
 from rescale_model.evaluation.metrics import LEAST_SIZES, LOWER_IS_BETTER, check_metric
 from rescale_model.evaluation.round_trip import EvaluatedImage
 from rescale_model.json_file import write_json
-from rescale_model.option_types import keywords_of
 
-Protocol = Literal["8bit", "float"]
-ImageName = Literal["hr", "lr", "bicubic", "half", "quarter"]
-IMAGES = get_args(ImageName)
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-
 
 RoundTrip = Callable[[str, Tensor, Any], dict[str, EvaluatedImage]]
 Means = dict[str, dict[str, float]]
 
 
-class MetricOptions(Options):
-    """What a metric has beside its own keywords."""
-
-    type: str = Field(description="name of the metric")
-    image: ImageName = Field(
-        "hr",
-        description="the image that is evaluated: `hr`, restored; `lr`; `bicubic`, bicubic both "
-        "ways, for comparison; of VQIR with refinement also `half` and `quarter`",
-    )
-    better: Literal["higher", "lower"] | None = Field(
-        None, description="which values are better; by default what the metric means"
-    )
-    protocol: Protocol | None = Field(None, description="in place of that of `val`")
-    crop_border: int | None = Field(
-        None, ge=0, description="pixels that are left out on every side; by default the model's"
-    )
-
-
-def _check_packages(metric: dict[Any, Any], info: ValidationInfo) -> dict[Any, Any]:
-    if info.context is not None:
-        try:
-            check_metric(metric)
-        except FileNotFoundError as error:
-            raise RescaleError(str(error)) from None
-    return metric
-
-
-Metric = Annotated[
-    dict[Any, Any],
-    keywords_of(METRIC_REGISTRY, ("img", "img2"), base=MetricOptions),
-    AfterValidator(_check_packages),
-]
-
-
-class LRFileOptions(Options):
-    """The file that an LR image goes through."""
-
-    lr_format: Literal["png", "jpeg", "webp"] | None = Field(
-        None,
-        description="the LR image is compressed as in a file and decompressed: `jpeg`, or `webp` "
-        "(lossy); `png` and the default are lossless",
-    )
-    lr_quality: int = Field(90, ge=1, le=100, description="quality of the JPEG or WebP")
-    lr_chroma: Literal[420, 444] = Field(
-        420, description="chroma of the JPEG: at half resolution (4:2:0) or whole (4:4:4)"
-    )
-
-
-class ScoreOptions(Options):
-    """How images are scored."""
-
-    metrics: dict[Any, Metric] | None = Field(
-        None, description="name: `type` and its keywords; see below"
-    )
-    protocol: Protocol = Field(
-        "8bit",
-        description="`8bit` rounds all images as files do; `float` leaves restored images and the "
-        "bicubic reference unrounded, as the AIDN authors score",
-    )
-    pbar: bool = Field(False, description="true: a progress bar")
-    suffix: Any = Field(None, description="end of the names of saved images")
-
-
-class EvaluationOptions(ScoreOptions, LRFileOptions):
-    """What :class:`Evaluation` reads."""
-
-    lr_folder: str | None = Field(
-        None,
-        description="restores from the LR files of this folder, named as a test run saves them, "
-        "`<image>_x<scale>_lr.png` (or `.jpg`), with any suffix behind `lr` if one file is meant",
-    )
-
-
 class Evaluation:
-    """The ``val:`` section of an option file.
+    """Evaluates images with the metrics of the ``val`` section of an option file.
 
-    Options: those of :class:`EvaluationOptions`. A metric gets ``img2`` (the reference),
-    ``crop_border`` and ``better`` only if it takes them; without ``crop_border``, it gets images
-    without their border.
+    Options: see :class:`~rescale_model.evaluation.evaluation_options.EvaluationOptions`. A metric
+    is passed ``img2`` (the reference), ``crop_border`` and ``better`` only if it accepts them; if
+    it does not accept ``crop_border``, its images are cropped before.
 
     Args:
-        opt: these options.
-        images: those that there will be.
+        opt: the section.
+        images: names of the images that will be evaluated.
 
     Raises:
-        ValueError: an option has no valid value, or a metric needs a package that is not installed.
-        FileNotFoundError: a metric needs weights that are not there.
+        ValueError: an option is invalid, or a metric requires a package that is not installed.
+        FileNotFoundError: the weights that a metric requires do not exist.
     """
 
     def __init__(
@@ -150,7 +72,7 @@ class Evaluation:
         for name, metric in self.metrics.items():
             if metric["image"] not in images:
                 raise RescaleError(
-                    f"option val: metrics: {name}: image is {metric['image']!r}: valid are "
+                    f"option val: metrics: {name}: image is {metric['image']!r}: expected one of "
                     + ", ".join(images)
                 )
             check_metric(metric)
@@ -172,16 +94,17 @@ class Evaluation:
         folder: str | None = None,
         tag: str = "",
     ) -> list[dict[str, Any]]:
-        """Evaluates every ``world_size``-th image of ``dataset`` at every case.
+        """Evaluates every ``world_size``-th image of ``dataset`` in every case.
 
         Args:
             dataset: yields ``gt`` (3, H, W) and ``gt_path``.
-            cases: label -> value for ``round_trip``.
-            round_trip: (file stem of the LR image, gt of (1, 3, H, W), case) -> evaluated images.
-            rank: first image.
-            world_size: step from image to image.
-            folder: images go there; None: none are saved.
-            tag: end of the files' names.
+            cases: label -> value to pass to ``round_trip``.
+            round_trip: function of the LR image's file name without ``_lr`` and suffix, the HR
+                image (1, 3, H, W) and the case that returns the images to evaluate.
+            rank: index of the first image.
+            world_size: distance between images.
+            folder: folder to save images in; None: they are not saved.
+            tag: suffix of their names.
 
         Returns:
             A row per image and case: ``image``, ``case`` and the metrics.
@@ -199,27 +122,27 @@ class Evaluation:
         return rows
 
     def stored(self, stem: str, lr: Tensor) -> Tensor:
-        """The LR image as a file keeps it.
+        """The LR image as it is read from a file.
 
         Args:
-            stem: its file name without ``_lr`` and suffix.
-            lr: (1, 3, h, w), unrounded.
+            stem: file name without ``_lr`` and suffix.
+            lr: (1, 3, h, w), not rounded.
 
         Returns:
-            The image in 8 bits; after lossy compression or from ``lr_folder`` where the options
-            say so.
+            The image in 8 bits; depending on the options, after lossy compression or from
+            ``lr_folder``.
 
         Raises:
             FileNotFoundError: ``lr_folder`` has no such file.
-            ValueError: the file has another size, or several could be meant.
+            ValueError: the file has another size, or the name is ambiguous.
         """
         if self.lr_folder is not None:
             found = _find(os.path.join(self.lr_folder, f"{stem}_lr"), self.suffix)
             image = read_image(found)
             if image.shape[:2] != tuple(lr.shape[-2:]):
                 raise RescaleError(
-                    f"{found} is {image.shape[0]} x {image.shape[1]} (height x width), but "
-                    f"{lr.shape[-2]} x {lr.shape[-1]} is needed"
+                    f"{found} is {image.shape[0]} x {image.shape[1]} (height x width): expected "
+                    f"{lr.shape[-2]} x {lr.shape[-1]}"
                 )
         else:
             image = to_pixels(lr)
@@ -230,10 +153,10 @@ class Evaluation:
         return to_tensor(image, lr.device)
 
     def effort(self, steps: int) -> Effort:
-        """How LR images are optimised for the file that they go through.
+        """How LR images are optimized for the kind of file that stores them.
 
         Raises:
-            ValueError: there is no optimisation for that file.
+            ValueError: optimization does not support this kind of file.
         """
         return read_effort(steps, self.lr_format, self.lr_quality, self.lr_chroma)
 
@@ -243,14 +166,14 @@ class Evaluation:
         for case in dict.fromkeys(row["case"] for row in rows):
             of_case = [row for row in rows if row["case"] == case]
             means[case] = {
-                # fsum: the same whatever the order, in which ranks hand in their images
+                # fsum: independent of the order, which depends on the number of ranks
                 metric: math.fsum(row[metric] for row in of_case) / len(of_case)
                 for metric in self.metrics
             }
         return means
 
     def table(self, means: Means, best: Mapping[str, Any] | None = None) -> str:
-        """The means as text; ``best`` adds the best value so far and its iteration."""
+        """A table of means; ``best`` adds the best values so far and their iterations."""
         cells = [["", *self.metrics]]
         for case, values in means.items():
             row = [case]
@@ -268,7 +191,7 @@ class Evaluation:
     def write(self, folder: str, name: str, rows: list[dict[str, Any]], means: Means) -> None:
         """Writes ``name``.csv (a line per image and case) and ``name``.json (also the means).
 
-        What is infinite, as the PSNR of equal images, JSON has as text: ``"inf"``.
+        JSON represents infinite values, such as the PSNR of equal images, as ``"inf"``.
         """
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, name)
@@ -281,14 +204,14 @@ class Evaluation:
         write_json(f"{path}.json", {"protocol": self.protocol, "mean": means, "images": rows})
 
     def score(self, name: str, evaluated: Mapping[str, EvaluatedImage]) -> dict[str, float]:
-        """The metrics of the images of a round trip.
+        """Computes the metrics of the images of a round trip.
 
         Args:
-            name: of the image, for the error.
+            name: name of the image, for error messages.
             evaluated: the images.
 
         Raises:
-            ValueError: they are too small for a metric.
+            ValueError: an image is too small for a metric.
         """
         scores = {}
         for metric, options in self.metrics.items():
@@ -301,8 +224,8 @@ class Evaluation:
             least = LEAST_SIZES.get(options["type"], (1, 1))
             if inner[0] < least[0] or inner[1] < least[1]:
                 raise RescaleError(
-                    f"{name}: too small to be scored within a border of {border}: {metric} needs "
-                    f"{least[0]} x {least[1]} pixels there"
+                    f"{name}: too small: {metric} needs {least[0]} x {least[1]} pixels inside a "
+                    f"border of {border}"
                 )
             function = METRIC_REGISTRY.get(options["type"])
             scored = partial(
@@ -328,12 +251,12 @@ class Evaluation:
 
 
 def _better(options: Mapping[str, Any]) -> str:
-    """Which values of a metric are better, ``higher`` or ``lower``."""
+    """Whether ``higher`` or ``lower`` values of a metric are better."""
     return "lower" if options.get("type") in LOWER_IS_BETTER else "higher"
 
 
 def _takes(function: Callable[..., Any], keyword: str) -> bool:
-    """Whether ``function`` has this keyword, or takes any."""
+    """Whether ``function`` accepts a keyword."""
     parameters = inspect.signature(function).parameters
     return keyword in parameters or any(
         parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
@@ -341,7 +264,7 @@ def _takes(function: Callable[..., Any], keyword: str) -> bool:
 
 
 def _scored(image: Tensor, protocol: str, border: int) -> np.ndarray:
-    """BGR in [0, 255], as BasicSR's metrics take it, without its border."""
+    """The image without its border, BGR in [0, 255] as BasicSR's metrics expect."""
     image = image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
     if protocol == "8bit":
         return to_pixels(image)[..., ::-1]
@@ -350,7 +273,7 @@ def _scored(image: Tensor, protocol: str, border: int) -> np.ndarray:
 
 
 def _image_name(path: str, root: str) -> str:
-    """The path below ``root`` without suffix; an LMDB key is one already."""
+    """The path relative to ``root`` without suffix; LMDB keys are returned unchanged."""
     relative = os.path.relpath(path, root) if path.startswith(root) else path
     return os.path.splitext(relative)[0]
 
@@ -365,7 +288,7 @@ def _find(stem: str, suffix: str) -> str:
         raise FileNotFoundError(f"no LR file {stem}.png (or {', '.join(_SUFFIXES[1:])})")
     if others[1:]:
         raise RescaleError(
-            f"{stem}.png is not there, and {', '.join(sorted(others))} are several: say which by "
-            "val: suffix"
+            f"no LR file {stem}.png, and several with a suffix: {', '.join(sorted(others))}; "
+            "select one with val: suffix"
         )
     return others[0]

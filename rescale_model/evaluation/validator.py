@@ -41,48 +41,45 @@ class Validator:
         self.means: dict[str, float] = {}
         self.best: dict[str, dict[str, dict[str, Any]]] = {}
 
-    def evaluate(
+    def validate(
         self,
         dataset: Any,
         cases: Mapping[str, Any],
         round_trip: RoundTrip,
         current_iter: int | str,
+        tb_logger: Any,
         save_img: bool,
-    ) -> list[dict[str, Any]]:
-        """Evaluates every image of a dataset for every case; all ranks must call it.
+    ) -> None:
+        """Evaluates every image of a dataset in every case; all ranks must call it.
+
+        Rank 0 writes a table to the log, CSV and JSON, for tests also the options, and updates the
+        best values.
 
         Args:
             dataset: see :meth:`~rescale_model.evaluation.validation.Evaluation.run`.
             cases: see there.
             round_trip: see there.
             current_iter: iteration of the training.
-            save_img: whether images are saved.
-
-        Returns:
-            A row per image and case, for all ranks.
+            tb_logger: TensorBoard logger, or None.
+            save_img: whether to save images.
         """
+        name = dataset.opt["name"]
         rows = self._evaluation.run(
             dataset,
             cases,
             round_trip,
             rank=self._opt["rank"],
             world_size=self._opt["world_size"],
-            folder=self._folder(dataset.opt["name"]) if save_img else None,
+            folder=self._folder(name) if save_img else None,
             tag=self._tag(current_iter),
         )
-        return [row for of_rank in gather(rows) for row in of_rank]
+        all_rows = [row for of_rank in gather(rows) for row in of_rank]
+        if self._opt["rank"] == 0:
+            self._report(name, all_rows, current_iter, tb_logger)
 
-    def report(
+    def _report(
         self, dataset: str, rows: list[dict[str, Any]], current_iter: int | str, tb_logger: Any
     ) -> None:
-        """Writes table, CSV and JSON, and the options of a test; updates the best values.
-
-        Args:
-            dataset: name of the dataset.
-            rows: rows of all ranks.
-            current_iter: iteration of the training.
-            tb_logger: TensorBoard logger, or None.
-        """
         if not self._evaluation.metrics:
             return
         means = self._evaluation.means(rows)

@@ -1,1 +1,1 @@
-"""What is trained: one model per network."""
+"""BasicSR models: one for each network, and the comparison of methods."""

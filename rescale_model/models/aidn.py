@@ -31,6 +31,7 @@ from rescale_model.models.base_options import (
 )
 from rescale_model.option_types import Loss
 from rescale_model.signature_options import from_signature, no_text_numbers
+from rescale_model.training.checkpoints import read_network
 from rescale_model.training.random_jpeg import RandomJPEG
 from rescale_model.training.scale_schedule import ScaleSchedule
 
@@ -88,45 +89,48 @@ class AIDNPathOptions(PathOptions):
 
     pretrain_network_small: ExistingPath | None = Field(
         None,
-        description="weights of a smaller AIDN: the network starts by computing the same as it",
+        description="weights of a smaller AIDN; the network initially computes the same function",
     )
     param_key_small: str | None = Field("params", description="entry of that file")
     pretrain_network_teacher: ExistingPath | None = Field(
         None,
-        description="weights of an AIDN with the same `up_net`, which the network starts with; its "
-        "LR images are the targets of `train: teacher_iter`",
+        description="weights of an AIDN with the same `up_net`, which is copied; its LR images "
+        "are the targets up to `train: teacher_iter`",
     )
 
 
 class AIDNTrainOptions(TrainOptions):
     """Training of AIDN."""
 
-    pixel_opt: Loss = Field(description="loss of the restored image; the paper's is L1Loss")
+    pixel_opt: Loss = Field(description="loss of the restored image; in the paper L1Loss")
     guide_opt: Loss = Field(
-        description="loss of the LR image before rounding, against bicubic; the paper's is MSELoss"
+        description="loss of the LR image before rounding, against the bicubic LR image; in the "
+        "paper MSELoss"
     )
     guide_weights: GuideWeights | None = Field(
         None,
-        description="weight of `guide_opt` from an iteration on, in place of its `loss_weight`: "
-        "`[[0, 1], [2000, 100]]` or `{0: 1, 2000: 100}` (BasicSR's own `train.py` takes the list "
-        "only)",
+        description="schedule of the weight of `guide_opt`, iteration -> weight from there on, "
+        "which replaces `loss_weight`: `[[0, 1], [2000, 100]]` or `{0: 1, 2000: 100}` "
+        "(BasicSR's own `train.py` supports only the list)",
     )
     teacher_iter: int = Field(
         0,
         ge=0,
-        description="in the first iterations, up to this one, only `down_net` is trained: "
-        "`guide_opt` compares the LR image with that of `path: pretrain_network_teacher`. With a "
-        "launcher, `find_unused_parameters: true` is needed",
+        description="last iteration of an initial phase in which only `down_net` is trained: "
+        "`guide_opt` compares the LR image with that of `path: "
+        "pretrain_network_teacher`. With a launcher, `find_unused_parameters: true` "
+        "is required",
     )
     scales: Scales | None = Field(
         None,
-        description="the scales of the iterations; see below. Without effect where `network_g` has "
-        "a `fixed_scale`",
+        description="distribution of the training scales; see below. Has no effect if `network_g` "
+        "has a `fixed_scale`",
     )
     jpeg: JPEG | None = Field(
         None,
-        description="AIDN+: the JPEG files of the iterations, in place of the differentiable JPEG "
-        "of `network_g: jpeg_quality`; see below. `{}`: with all defaults",
+        description="AIDN+: distribution of JPEG qualities in training, which replaces the "
+        "differentiable JPEG of `network_g: jpeg_quality`; see below. `{}`: the "
+        "defaults",
     )
 
 
@@ -136,39 +140,37 @@ class AIDNValOptions(TileOptions):
     scales: Annotated[list[Any], AfterValidator(_check_pairs)] | None = Field(
         None,
         examples=[[1.5, 2.5, 3.5]],
-        description="factors, or pairs [vertical, horizontal], to validate at; needed where "
-        "`network_g` has no `fixed_scale`",
+        description="factors, or pairs [vertical, horizontal], to validate at; required unless "
+        "`network_g` has a `fixed_scale`",
     )
 
 
 class AIDNModel(RescalingModel):
     """Loss: ``pixel_opt(restored, hr) + guide_opt(lr, bicubic(hr, 1 / scale))``.
 
-    Up to ``teacher_iter``, it is ``guide_opt(lr, teacher's lr)``, and ``up_net`` is not trained.
+    Up to ``teacher_iter``, the loss is ``guide_opt(lr, teacher's lr)``, and ``up_net`` is frozen.
 
     Attributes:
-        teacher: network whose LR images are the first targets; None: there is none.
+        teacher: network whose LR images are the targets up to ``teacher_iter``; None without one.
     """
 
     OPTIONS = RescalingOptions[AIDNTrainOptions, AIDNValOptions, AIDNPathOptions]
     teacher: AIDN | None = None
 
     def init_training_settings(self) -> None:
-        """Initialises the network from a smaller one or a teacher, if the options name one."""
+        """Initializes the network from a smaller one or from a teacher, if the options name one."""
         path = self.opt["path"]
         small, teacher = (path.get(f"pretrain_network_{name}") for name in ("small", "teacher"))
         names = [f"pretrain_network_{name}" for name in ("g", "small", "teacher")]
         starts = [name for name in names if path.get(name)]
         if len(starts) > 1 and not path.get("resume_state"):
-            raise RescaleError(f"option path: give either {' or '.join(starts)}")
+            raise RescaleError(f"option path: specify only one of {', '.join(starts)}")
         if teacher:
             self._init_teacher(teacher)
         elif self.opt["train"].get("teacher_iter"):
-            raise RescaleError(
-                "option train: teacher_iter needs the teacher: path: pretrain_network_teacher"
-            )
+            raise RescaleError("option train: teacher_iter requires path: pretrain_network_teacher")
         if small and not path.get("pretrain_network_g"):
-            weights = self.read_network(small, path.get("param_key_small", "params"))
+            weights = read_network(small, path.get("param_key_small", "params"))
             try:
                 grow(self.get_bare_model(self.net_g), weights)
             except ValueError as error:
@@ -178,7 +180,7 @@ class AIDNModel(RescalingModel):
     def _init_teacher(self, path: str) -> None:
         loaded = load_network(read_weights(path), path)
         if not isinstance(loaded.network, AIDN):
-            raise RescaleError(f"{path}: an AIDN is needed as a teacher, not {loaded.title}")
+            raise RescaleError(f"{path}: expected an AIDN as the teacher, not {loaded.title}")
         if not self.opt["path"].get("pretrain_network_g"):
             net = self.get_bare_model(self.net_g)
             up_net = {n: value for n, value in loaded.weights.items() if n.startswith("up_net.")}
@@ -186,13 +188,13 @@ class AIDNModel(RescalingModel):
         if self.opt["train"].get("teacher_iter"):
             if self.opt["dist"] and not self.opt.get("find_unused_parameters"):
                 raise RescaleError(
-                    "option find_unused_parameters: true is needed for train: teacher_iter "
+                    "option find_unused_parameters: true is required for train: teacher_iter "
                     "with a launcher"
                 )
             self.teacher = channels_last(loaded.network.to(self.device))
 
     def build_losses(self) -> None:
-        """Builds both losses, their schedule and that of the scales."""
+        """Builds both losses, and the schedules of their weights and of the scales."""
         self.cri_pix = self.build_loss("pixel_opt")
         self.cri_guide: Any = self.build_loss("guide_opt")
         self.guide_weights = read_guide_weights(self.opt["train"].get("guide_weights"))
@@ -202,12 +204,10 @@ class AIDNModel(RescalingModel):
         self.jpeg = None if jpeg is None else RandomJPEG(**jpeg, seed=self.opt["manual_seed"])
         self.jpeg_setting: JPEGSetting | None = None
         if self.jpeg is not None and self.get_bare_model(self.net_g).jpeg_quality is None:
-            raise RescaleError(
-                "option train: jpeg: the network has no JPEG: set network_g: jpeg_quality, too"
-            )
+            raise RescaleError("option train: jpeg requires network_g: jpeg_quality")
 
     def losses(self, current_iter: int) -> dict[str, Tensor]:
-        """The losses at the iteration's scale and JPEG quality, one for the whole batch."""
+        """The losses at the scale and JPEG quality of the iteration."""
         fixed = self.get_bare_model(self.net_g).fixed_scale
         self.scale = float(fixed) if fixed else self.schedule(current_iter)
         for start, weight in self.guide_weights:
@@ -232,12 +232,12 @@ class AIDNModel(RescalingModel):
         }
 
     def step_note(self) -> str:
-        """The scale of the step, and its JPEG."""
+        """The scale and the JPEG quality of the step."""
         jpeg = "" if self.jpeg_setting is None else f", {self.jpeg_setting}"
         return f"scale {self.scale:g}{jpeg}"
 
     def get_current_log(self) -> dict[str, float]:
-        """The losses, and the scale and JPEG that they are of."""
+        """The losses, and the scale and JPEG quality at which they were computed."""
         log = {**super().get_current_log(), "scale": self.scale}
         if self.jpeg_setting is not None:
             log |= {"jpeg": self.jpeg_setting.quality, "chroma": self.jpeg_setting.chroma}
@@ -258,13 +258,13 @@ class AIDNModel(RescalingModel):
 
 
 def read_guide_weights(given: Any) -> list[tuple[int, float]]:
-    """The entries of ``train: guide_weights`` in order of their iterations.
+    """The entries of ``train: guide_weights``, sorted by iteration.
 
     Args:
         given: pairs of an iteration and a weight, or a mapping from one to the other; None: none.
 
     Raises:
-        ValueError: it is neither, or an iteration or a weight is no number.
+        ValueError: it is neither, or an iteration or weight is not a number.
     """
     pairs = given.items() if isinstance(given, Mapping) else given or []
     try:
@@ -274,7 +274,7 @@ def read_guide_weights(given: Any) -> list[tuple[int, float]]:
         valid = False
     if not valid:
         raise RescaleError(
-            f"option train: guide_weights is {given!r}: needed are iterations and weights, as "
+            f"option train: guide_weights is {given!r}: expected iterations and weights, as in "
             "[[0, 1], [2000, 100]] or {0: 1, 2000: 100}"
         )
     return [(int(start), weight) for start, weight in weights]

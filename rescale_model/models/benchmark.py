@@ -1,10 +1,10 @@
-"""``model_type: BenchmarkModel``: a comparison of methods, as BasicSR's test runner runs it."""
+"""``model_type: BenchmarkModel``: a comparison of methods, run by BasicSR's test runner."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 import torch
@@ -24,7 +24,7 @@ from rescale_model.models.base_options import FileOptions
 
 def _for_testing(name: str, info: ValidationInfo) -> str:
     if in_training(info):
-        raise RescaleError(f"{name} is for testing")
+        raise RescaleError(f"{name} is for testing only")
     return name
 
 
@@ -32,27 +32,27 @@ class BenchmarkOptions(FileOptions):
     """An option file of :class:`BenchmarkModel`."""
 
     model_type: Annotated[str, AfterValidator(_for_testing)] = Field(description="`BenchmarkModel`")
-    path: Options = Field(description="`{}`: nothing of it is used")
+    path: Options = Field(description="`{}`: it is not used")
     val: BenchmarkValOptions = Field(description="see below")
 
 
 class BenchmarkModel(BaseModel):
     """Compares rescaling networks and bicubic interpolation on a ``BenchmarkDataset``.
 
-    For testing only. Every image is downscaled by every method at every scale, stored in every
-    kind of LR file and restored; then time and memory of each method are measured. The results
-    folder receives ``benchmark.md``, ``.csv``, ``.json`` and ``.png``, and ``options.json``.
+    For testing only. Every method downscales every image at every scale, and restores it through
+    every kind of LR file; then time and memory of each method are measured. The results are written
+    to ``benchmark.md``, ``.csv``, ``.json`` and ``.png``, with ``options.json``.
 
-    Options: those of :class:`BenchmarkOptions`.
+    Options: see :class:`BenchmarkOptions`.
     """
 
     OPTIONS: ClassVar[type[BenchmarkOptions]] = BenchmarkOptions
 
     def __init__(self, opt: dict[str, Any]) -> None:
         if opt["is_train"]:
-            raise RescaleError("option model_type: BenchmarkModel is for testing")
+            raise RescaleError("option model_type: BenchmarkModel is for testing only")
         if opt["dist"]:
-            raise RescaleError("a benchmark runs in one process: leave --launcher out")
+            raise RescaleError("a benchmark runs in a single process: omit --launcher")
         check_gpus(opt)
         super().__init__(opt)
         self.comparison = Comparison(read_plan(opt["val"]), self.device)
@@ -63,10 +63,10 @@ class BenchmarkModel(BaseModel):
         """Compares the methods on a dataset and writes the results.
 
         Args:
-            dataloader: of a ``BenchmarkDataset``.
+            dataloader: loader of a ``BenchmarkDataset``.
             current_iter: unused; passed by BasicSR.
             tb_logger: unused; passed by BasicSR.
-            save_img: whether LR and restored images are saved.
+            save_img: whether to save LR and restored images.
         """
         rows = []
         dataset, path = dataloader.dataset, self.opt["path"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 import torch
@@ -23,8 +23,8 @@ from rescale_model.models.base_options import (
     RescalingOptions,
     ValOptions,
 )
+from rescale_model.models.discriminator import build_critic, build_discriminator
 from rescale_model.option_types import Loss, Network, Optimizer
-from rescale_model.training.critic import Critic
 
 _MAX_ADAPTIVE_WEIGHT = 1e4
 
@@ -33,34 +33,35 @@ class VQGANTrainOptions(DiscriminatorTrainOptions):
     """Training of VQGAN."""
 
     pixel_opt: Loss = Field(
-        description="loss of the restored image. It is given images in [-1, 1], so that its weight "
-        "means what the paper's does; the paper's is L1Loss"
+        description="loss of the restored image, in the paper L1Loss; computed on images in [-1, "
+        "1], so that weights have the same meaning as in the paper"
     )
     percep_opt: Loss | None = Field(
         None,
-        description="LPIPSLoss, GradientLoss, which needs no weights, or another loss of two "
-        "images in [0, 1]; by default none",
+        description="perceptual loss of images in [0, 1]: LPIPSLoss; GradientLoss, which needs no "
+        "pretrained weights; or another loss of two images. Default: none",
     )
     codebook_opt: Loss = Field(description="loss of features and their codes: CodeBookLoss")
     gan_opt: Loss | None = Field(
         None,
-        description="loss of the discriminator, the paper's is hinge. `network_d`, `gan_opt` and "
-        "`optim_d` are given together or not at all",
+        description="GAN loss, in the paper hinge. `network_d`, `gan_opt` and `optim_d` require "
+        "one another",
     )
     optim_d: Optimizer | None = Field(
-        None, description="optimiser of the discriminator, as `optim_g`"
+        None, description="optimizer of the discriminator, as `optim_g`"
     )
     adaptive_weight: bool = Field(
         True,
-        description="true: the weight of the GAN loss is adapted to the gradients at the decoder's "
+        description="true: the weight of the GAN loss adapts to the gradients at the decoder's "
         "last layer; false: it is `loss_weight`",
     )
     revive_codes: float = Field(
         0,
         ge=0,
-        description="after so many iterations, codes that have been nearest to no feature vector "
-        "since are moved onto ones of the present batch; a new network's code book is also filled "
-        "so from its first batch. 0 never does either, as the paper",
+        description="number of iterations after which codes that have not been the nearest to any "
+        "feature vector are replaced by feature vectors of the current batch; the "
+        "codebook of a new network is initialized likewise from its first batch. 0, "
+        "as in the paper: neither",
     )
 
 
@@ -74,17 +75,16 @@ class VQGANOptions(RescalingOptions[VQGANTrainOptions, ValOptions, Discriminator
 
 
 class VQGANModel(RescalingModel):
-    """Loss: ``pixel + perceptual + code book``, and from ``gan_start`` on ``+ weight * GAN``.
+    """Loss: ``pixel + perceptual + codebook``, and from ``gan_start`` on ``+ weight * GAN``.
 
-    With ``feature_opt``, the loss of feature matching is added from ``gan_start`` on, too.
+    With ``feature_opt``, feature matching is added from ``gan_start`` on as well.
 
-    With ``adaptive_weight`` the weight is the ``loss_weight`` of ``gan_opt`` times the ratio of the
-    norms of two gradients at the decoder's last layer: that of pixel and perceptual loss over that
-    of the GAN loss (equation 7 of the paper), at most 10,000. Both then contribute equally there.
+    With ``adaptive_weight``, the weight is ``loss_weight`` of ``gan_opt`` times the ratio of two
+    gradient norms at the decoder's last layer (equation 7 of the paper), at most 10,000: that of
+    the pixel and perceptual losses over that of the GAN loss. Both then have equal influence there.
 
-    The log has ``codes_used``, the share of codes that were nearest to anything since the line
-    before, and their ``perplexity``: the number of codes which, used equally often, would carry as
-    much.
+    The log contains ``codes_used``, the fraction of codes used since the previous line, and their
+    ``perplexity``, the number of equally frequent codes that would have the same entropy.
     """
 
     OPTIONS = VQGANOptions
@@ -113,28 +113,26 @@ class VQGANModel(RescalingModel):
         if not self.adversarial:
             if train_opt.get("feature_opt"):
                 raise RescaleError(
-                    f"option train: feature_opt needs a discriminator: {_list(given)}"
+                    f"option train: feature_opt requires a discriminator: {_list(given)}"
                 )
             return
         for name, value in given.items():
             if not value:
                 raise RescaleError(
-                    f"option {name} is missing: a discriminator needs {_list(given)}"
+                    f"option {name} is missing: a discriminator requires {_list(given)}"
                 )
         self.gan_start: int = train_opt["gan_start"]
         self.gan_weight: float = train_opt["gan_opt"].get("loss_weight", 1.0)
         self.adaptive_weight: bool = train_opt["adaptive_weight"]
         self.cri_gan = build_loss({**train_opt["gan_opt"], "loss_weight": 1.0}).to(self.device)
-        self.build_discriminator()
-        cri_feature = self.build_loss("feature_opt") if train_opt.get("feature_opt") else None
-        # bare: in the network's step there are no gradients of the discriminator to gather
-        self.critic = Critic(self.get_bare_model(self.net_d), cri_feature)
+        self.net_d = build_discriminator(self)
+        self.critic = build_critic(self)
 
     def setup_optimizers(self) -> None:
-        """One optimiser for the network, one for the discriminator."""
+        """Sets up an optimizer for the network and one for the discriminator."""
         super().setup_optimizers()
         if self.adversarial:
-            self.setup_discriminator_optimizer()
+            self.optimizer_d = self.add_optimizer("optim_d", self.net_d.parameters())
 
     # training ---------------------------------------------------------------------------------
 
@@ -181,9 +179,9 @@ class VQGANModel(RescalingModel):
         return self.adversarial and current_iter >= self.gan_start
 
     def _adversarial_losses(self, restored: Tensor, likeness: Tensor) -> dict[str, Tensor]:
-        """The weighted generator loss and, if the options have it, that of feature matching.
+        """The weighted GAN loss and, if the options have it, feature matching.
 
-        ``likeness`` is the loss that the adaptive weight compares it with.
+        The adaptive weight compares the GAN loss with ``likeness``.
         """
         self.net_d.requires_grad_(False)
         score, features = self.critic(restored, self.gt, self.autocast("train"))
@@ -205,7 +203,7 @@ class VQGANModel(RescalingModel):
             scores = self.net_d(torch.cat([self.gt, self.restored.to(self.gt.dtype)]))
         real, fake = scores.float().chunk(2)
         loss = self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True)
-        self.add_gradients({"l_d": loss / 2})
+        self.step.add_gradients({"l_d": loss / 2})
         self.step.logged |= {
             "out_d_real": real.detach().mean(),
             "out_d_fake": fake.detach().mean(),
@@ -218,16 +216,16 @@ class VQGANModel(RescalingModel):
         dead = (self.usage.counts() == 0).nonzero()[:, 0]
         book = self.get_bare_model(self.net_g).quantize.embedding.weight
         vectors = self.z.permute(0, 2, 3, 1).flatten(0, 2).to(book.dtype)
-        # (seed, iteration) alone decides: the same after a resume
+        # a function of (seed, iteration), so that resuming is exact
         generator = torch.Generator().manual_seed(self.opt["manual_seed"] + current_iter)
         chosen = torch.randint(len(vectors), (len(dead),), generator=generator)
         book[dead] = vectors[chosen.to(self.device)]
         if self.opt["dist"]:
-            dist.broadcast(book, src=0)  # every rank has a batch of its own
+            dist.broadcast(book, src=0)  # ranks have different batches
         self.usage.clear()
 
     def training_state(self) -> dict[str, Any]:
-        """Adds the usage of codes."""
+        """Adds the code usage."""
         usages = {"usage": self.usage.state(), "logged_usage": self.logged_usage.state()}
         return {**super().training_state(), **usages}
 
@@ -235,7 +233,7 @@ class VQGANModel(RescalingModel):
         """Resumes from a training state.
 
         Raises:
-            ValueError: it is of a training with other optimisers.
+            ValueError: it belongs to a training with other optimizers.
         """
         super().resume_training(resume_state)
         for name in ("usage", "logged_usage"):
@@ -257,16 +255,16 @@ class VQGANModel(RescalingModel):
     def round_trip(
         self, net: nn.Module, name: str, gt: Tensor, case: Any
     ) -> dict[str, EvaluatedImage]:
-        """``hr``: what is left of ``gt``; the border is as wide as a code, as VQIR's."""
+        """Reconstructs ``gt`` as ``hr``, with a border of f pixels as for VQIR."""
         return {"hr": EvaluatedImage(net(gt).restored, gt, net.vq_factor)}  # type: ignore[arg-type]
 
 
 class CodeUsage:
-    """How often each code was used.
+    """Counts how often each code is used.
 
     Args:
         size: number of codes.
-        device: of the indices.
+        device: device of the indices.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -275,7 +273,7 @@ class CodeUsage:
 
     def add(self, indices: Tensor) -> None:
         """Counts the codes of a batch."""
-        # not bincount, for which the host would wait: it looks for the largest index
+        # bincount would synchronize with the GPU, to find the largest index
         indices = indices.flatten()
         self._counts.scatter_add_(0, indices, torch.ones_like(indices))
         self.iterations += 1
@@ -286,28 +284,28 @@ class CodeUsage:
         self.iterations = 0
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`resume` takes; over all ranks, each of which must ask."""
+        """The state for :meth:`resume`, summed over all ranks, each of which must call it."""
         return {"counts": self.counts().cpu(), "iterations": self.iterations}
 
     def resume(self, state: Mapping[str, Any], rank: int) -> None:
-        """Counts on from there; the first rank has the counts of all."""
+        """Continues from a state; rank 0 takes over the counts of all ranks."""
         if rank == 0:
             self._counts.copy_(state["counts"])
         self.iterations = state["iterations"]
 
     def counts(self) -> Tensor:
-        """How often, by code, over all ranks; each of them must ask."""
+        """The count of each code, summed over all ranks, each of which must call it."""
         counts = self._counts.clone()
         if dist.is_initialized():
             dist.all_reduce(counts)
         return counts
 
     def share(self) -> float:
-        """The codes that were used at all, of 1; over all ranks, each of which must ask."""
+        """The fraction of codes in use on any rank; all ranks must call it."""
         return float((self.counts() > 0).double().mean())
 
     def perplexity(self) -> float:
-        """2 to the entropy of the codes in bits: from 1 to their number, of all ranks."""
+        """2 to the power of the codes' entropy in bits, over all ranks, which must all call it."""
         counts = self.counts().double()
         probabilities = counts / counts.sum()
         return float(torch.special.entr(probabilities).sum().exp())

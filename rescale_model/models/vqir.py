@@ -1,4 +1,4 @@
-"""Training and validation of VQIR, rescaling by 16 and 32: stage 1, and what both stages share.
+"""Training and validation of VQIR (factors 16 and 32): stage 1, and the base of stage 2.
 
 Paper: Towards Extreme Image Rescaling with Generative Prior and Invertible Prior, IEEE TCSVT 2024.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 from pydantic import Field
@@ -31,6 +31,7 @@ from rescale_model.models.base_options import (
     TrainOptions,
 )
 from rescale_model.option_types import Loss
+from rescale_model.training.checkpoints import read_network
 from rescale_model.training.moving_average import move_average
 
 COLOR_ORDERS = ("rgb", "bgr")
@@ -39,17 +40,17 @@ COLOR_ORDERS = ("rgb", "bgr")
 ColorOrder = Annotated[
     Literal["rgb", "bgr"],
     Field(
-        description="what the weights to start from, or to test, were trained on. Files that "
-        "training saves are always for RGB"
+        description="channel order that the given weights were trained on; weights are always "
+        "saved for RGB"
     ),
 ]
 
 
 class VQIRPathOptions(PathOptions):
-    """Files to start from in stage 1: a VQGAN or, as ``pretrain_network_g``, one of stage 1."""
+    """Files to start stage 1 from: a VQGAN, or a VQIR of stage 1 as ``pretrain_network_g``."""
 
     pretrain_network_vqgan: ExistingPath | None = Field(
-        None, description="the VQGAN to start from, in place of `pretrain_network_g`"
+        None, description="VQGAN to start from, instead of `pretrain_network_g`"
     )
     param_key_vqgan: str | None = Field("params", description="entry of that file")
 
@@ -58,13 +59,14 @@ class VQIRTrainOptions(TrainOptions):
     """Training of stage 1."""
 
     guide_opt: Loss = Field(
-        description="loss of the LR image, against bicubic; the paper's is MSELoss of weight 0.5"
+        description="loss of the LR image against the bicubic one; in the paper MSELoss with "
+        "weight 0.5"
     )
     code_opt: Loss = Field(
-        description="loss of the codes recovered from the LR image; the paper's is MSELoss"
+        description="loss of the codes recovered from the LR image; in the paper MSELoss"
     )
     gram_opt: Loss = Field(
-        description="loss of the recovered codes' Gram matrices; the paper's is GramLoss"
+        description="loss of the recovered codes' Gram matrices; in the paper GramLoss"
     )
 
 
@@ -75,16 +77,15 @@ class VQIROptions(RescalingOptions[VQIRTrainOptions, TileOptions, VQIRPathOption
 
 
 class VQIRModel(RescalingModel):
-    """Stage 1, which trains the invertible module on top of a frozen VQGAN.
+    """Stage 1: trains the invertible module on top of a frozen VQGAN.
 
-    Loss: ``guide_opt(lr, bicubic LR) + code_opt(zb, zq) + gram_opt(zb, zq)``. As in the paper, and
-    so that weights mean the same, losses of images are those of images in [-1, 1]: here and in
-    stage 2 BasicSR's losses and the discriminator get such images, while EdgeLoss and LPIPSLoss
-    convert the [0, 1] images that they take themselves.
+    Loss: ``guide_opt(lr, bicubic LR) + code_opt(zb, zq) + gram_opt(zb, zq)``. As in the paper,
+    losses are defined on images in [-1, 1], so that weights have the same meaning. In both stages,
+    BasicSR's losses and the discriminator receive images in this range, while EdgeLoss and
+    LPIPSLoss convert them from [0, 1] themselves.
 
-    What is frozen gets no gradient, no optimiser state and no average: where ``ema_decay`` is over
-    0, the averaged network consists of the trained part's average and of the very modules that are
-    frozen. Files hold whole networks all the same.
+    Frozen parts have no gradients, optimizer states or averages: with ``ema_decay`` above 0, the
+    averaged network shares the frozen modules with the trained one. Files contain whole networks.
     """
 
     OPTIONS: ClassVar[type[FileOptions]] = VQIROptions
@@ -95,47 +96,51 @@ class VQIRModel(RescalingModel):
         if network.get("type") != "VQIR":
             raise RescaleError(
                 f"option network_g: type is {network.get('type')!r}: {type(self).__name__} "
-                "needs VQIR"
+                "requires VQIR"
             )
         stage = network.get("stage", 1)
         if stage != self.stage:
             raise RescaleError(
                 f"option network_g: stage is {stage!r}, but {type(self).__name__} is for stage "
-                f"{self.stage}: stage 1 has VQIRModel, stage 2 VQIRRefineModel"
+                f"{self.stage}: use VQIRModel for stage 1, VQIRRefineModel for stage 2"
             )
         if not path.get("strict_load_g", True):
-            raise RescaleError("option path: strict_load_g is false: VQIR loads whole files only")
+            raise RescaleError(
+                "option path: strict_load_g is false: VQIR loads only complete files"
+            )
         self.color_order: str = opt.get("color_order") or "rgb"
         if self.color_order not in COLOR_ORDERS:
             raise RescaleError(
-                f"option color_order is {self.color_order!r}: valid are {', '.join(COLOR_ORDERS)}"
+                f"option color_order is {self.color_order!r}: expected one of "
+                + ", ".join(COLOR_ORDERS)
             )
         self.resumes = bool(path.get("resume_state"))
         if opt["is_train"] and not self.resumes:
             self.check_start(path)
         elif not path.get("pretrain_network_g"):
             raise RescaleError(
-                "option path: pretrain_network_g is missing: the weights to test, or to resume with"
+                "option path: pretrain_network_g is missing: the weights to test or to resume from"
             )
         super().__init__(opt)
 
     def check_start(self, path: Mapping[str, Any]) -> None:
-        """Checks that training starts from weights.
+        """Checks that the options name the weights to start training from.
 
         Raises:
-            ValueError: it does not.
+            ValueError: they do not.
         """
         starts = [path.get(f"pretrain_network_{label}") for label in ("vqgan", "g")]
         if bool(starts[0]) == bool(starts[1]):
             raise RescaleError(
-                "option path: stage 1 starts from pretrain_network_vqgan, the file of a VQGAN, or "
-                f"from pretrain_network_g, one of stage 1; {'both' if starts[0] else 'none'} given"
+                "option path: stage 1 starts from pretrain_network_vqgan, a VQGAN, or from "
+                "pretrain_network_g, a VQIR of stage 1: "
+                f"{'both are' if starts[0] else 'neither is'} given"
             )
 
     # training ---------------------------------------------------------------------------------
 
     def init_training_settings(self) -> None:
-        """Loads the VQGAN; the averaged network gets the frozen parts themselves."""
+        """Loads the VQGAN; the averaged network shares its frozen parts."""
         path = self.opt["path"]
         if path.get("pretrain_network_vqgan") and not self.resumes:
             self._load(
@@ -157,7 +162,7 @@ class VQIRModel(RescalingModel):
         self.cri_gram = self.build_loss("gram_opt")
 
     def losses(self, current_iter: int) -> dict[str, Tensor]:
-        """Those of the LR image and of the codes that are recovered from it."""
+        """The losses of the LR image and of the codes recovered from it."""
         with self.autocast("train"):
             recovered = self.net_g(self.gt)
         assert isinstance(recovered, Recovered)
@@ -170,7 +175,7 @@ class VQIRModel(RescalingModel):
         }
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """Moves the average of the trained part towards it."""
+        """Updates the moving average of the trained part."""
         net, average = self.get_bare_model(self.net_g), self.net_g_ema
         assert isinstance(average, VQIR)
         move_average(average.trained_parameters(), net.trained_parameters(), decay)
@@ -180,11 +185,11 @@ class VQIRModel(RescalingModel):
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
     ) -> None:
-        """Loads a file of this stage, or one that this stage may start from.
+        """Loads weights of this stage, or weights that it can start from.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file holds something else, or does not fit; the message says what.
+            ValueError: the file contains other weights, or they do not match.
         """
         net = self.get_bare_model(net)
         if isinstance(net, VQIR):
@@ -193,16 +198,16 @@ class VQIRModel(RescalingModel):
             super().load_network(net, load_path, strict, param_key)
 
     def acceptable(self, factor: int) -> dict[str, str | None]:
-        """What ``pretrain_network_g`` may hold, and which part of the network it lacks."""
+        """Acceptable contents of ``pretrain_network_g`` -> the part that they lack, if any."""
         return {contents(factor, 1): None}
 
     def _load(
         self, net: VQIR, path: str, param_key: str | None, acceptable: Mapping[str, str | None]
     ) -> None:
-        weights = self.read_network(path, param_key)
+        weights = read_network(path, param_key)
         content = _content(weights)
         if content not in acceptable:
-            raise RescaleError(f"{path} holds {content}: {' or '.join(acceptable)} is needed")
+            raise RescaleError(f"{path} contains {content}: expected {' or '.join(acceptable)}")
         if self.color_order == "bgr" and not self.resumes:
             weights = swap_color_order(weights)
         load_strictly(net, weights, path, without=acceptable[content])
@@ -210,18 +215,18 @@ class VQIRModel(RescalingModel):
     # validation -------------------------------------------------------------------------------
 
     def validation_cases(self) -> dict[str, tuple[float, float]]:
-        """The factor, as ``x16``. The border that metrics of the LR image leave out is a pixel."""
+        """One case: the factor, such as ``x16``."""
         factor: int = self.get_bare_model(self.net_g).factor
         return {f"x{factor}": (float(factor), float(factor))}
 
 
 def contents(factor: int, stage: int) -> str:
-    """What a file with such a network holds, as messages name it."""
+    """The name of a network in messages."""
     return f"a VQIR of factor {factor}, stage {stage}"
 
 
 def _content(weights: Mapping[str, Tensor]) -> str:
-    """What kind of network ``weights`` are of."""
+    """The kind of network that ``weights`` belong to."""
     try:
         architecture = identify(weights)
     except ValueError:

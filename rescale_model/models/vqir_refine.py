@@ -1,4 +1,4 @@
-"""Training and validation of stage 2 of VQIR, its refinement, on top of stage 1."""
+"""Training and validation of VQIR's second stage, the refinement."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import rescale_compat  # noqa: F401  first: it lets basicsr import
+import rescale_compat  # noqa: F401  must precede basicsr
 from rescale_compat.errors import RescaleError
 
 import torch
@@ -26,27 +26,25 @@ from rescale_model.models.base_options import (
     RescalingOptions,
     TileOptions,
 )
+from rescale_model.models.discriminator import build_critic, build_discriminator
 from rescale_model.models.vqir import ColorOrder, VQIRModel, contents
 from rescale_model.option_types import Loss, Network, Optimizer
-from rescale_model.training.critic import Critic
 
 
 class VQIRRefineTrainOptions(DiscriminatorTrainOptions):
     """Training of stage 2."""
 
-    pixel_opt: Loss = Field(description="loss of the images of three sizes; the paper's is L1Loss")
+    pixel_opt: Loss = Field(description="loss of the images of three sizes; in the paper L1Loss")
     edge_opt: Loss = Field(
-        description="loss of their edges; the paper's is EdgeLoss of weight 0.05"
+        description="loss of their edges; in the paper EdgeLoss with weight 0.05"
     )
-    gan_opt: Loss = Field(
-        description="loss of the discriminator; the paper's is GANLoss (hinge) of weight 0.1"
-    )
+    gan_opt: Loss = Field(description="GAN loss; in the paper GANLoss (hinge) with weight 0.1")
     percep_opt: Loss | None = Field(
         None,
-        description="perceptual loss of images in [0, 1], the paper's is LPIPSLoss; GradientLoss "
-        "needs no weights; by default none",
+        description="perceptual loss of images in [0, 1]: LPIPSLoss, as in the paper, or "
+        "GradientLoss, which needs no pretrained weights. Default: none",
     )
-    optim_d: Optimizer = Field(description="optimiser of the discriminator, as `optim_g`")
+    optim_d: Optimizer = Field(description="optimizer of the discriminator, as `optim_g`")
 
 
 class VQIRRefineOptions(
@@ -57,17 +55,16 @@ class VQIRRefineOptions(
     color_order: ColorOrder = "rgb"
     network_d: Network | None = Field(
         None,
-        description="the discriminator, such as BasicSR's `UNetDiscriminatorSN`; needed for "
-        "training",
+        description="discriminator, such as BasicSR's `UNetDiscriminatorSN`; required for training",
     )
 
 
 class VQIRRefineModel(VQIRModel):
-    """Stage 2, which trains the refinement of the decoder's features against a discriminator.
+    """Stage 2: trains the refinement of the decoder's features against a discriminator.
 
-    Loss: ``pixel_opt`` and ``edge_opt``, each summed over the images of full, half and quarter
-    size; ``percep_opt`` and, from ``gan_start`` on, ``gan_opt`` and ``feature_opt`` of the image of
-    full size. Targets of the smaller sizes are bicubic, made on the device.
+    Loss: ``pixel_opt`` and ``edge_opt``, summed over the images of full, half and quarter size;
+    for the full-size image also ``percep_opt`` and, from ``gan_start`` on, ``gan_opt`` and
+    ``feature_opt``. The targets of the smaller sizes are bicubic, computed on the device.
     """
 
     OPTIONS = VQIRRefineOptions
@@ -75,18 +72,18 @@ class VQIRRefineModel(VQIRModel):
     evaluated = ("hr", "half", "quarter", "lr", "bicubic")
 
     def check_start(self, path: Mapping[str, Any]) -> None:
-        """Checks that training starts from weights.
+        """Checks that the options name the weights to start training from.
 
         Raises:
-            ValueError: it does not.
+            ValueError: they do not.
         """
         if not path.get("pretrain_network_g"):
             raise RescaleError(
-                "option path: pretrain_network_g is missing: stage 2 starts from a file of stage 1"
+                "option path: pretrain_network_g is missing: stage 2 starts from weights of stage 1"
             )
 
     def acceptable(self, factor: int) -> dict[str, str | None]:
-        """Of stage 1 for a start, of stage 2 otherwise."""
+        """Weights of stage 1 to start from, of stage 2 otherwise."""
         start: dict[str, str | None] = {contents(factor, 1): "refine"}
         same: dict[str, str | None] = {contents(factor, 2): None}
         return {**start, **same} if self.is_train and not self.resumes else same
@@ -94,36 +91,34 @@ class VQIRRefineModel(VQIRModel):
     # training ---------------------------------------------------------------------------------
 
     def init_training_settings(self) -> None:
-        """Builds the discriminator as well."""
+        """Also builds the discriminator."""
         if not self.opt.get("network_d"):
-            raise RescaleError("option network_d is missing: stage 2 trains with a discriminator")
-        self.build_discriminator()
+            raise RescaleError("option network_d is missing: stage 2 requires a discriminator")
+        self.net_d = build_discriminator(self)
         super().init_training_settings()
 
     def build_losses(self) -> None:
-        """Builds the losses; the perceptual one only where the options have it."""
+        """Builds the losses; the perceptual one is optional."""
         self.cri_pix = self.build_loss("pixel_opt")
         self.cri_edge = self.build_loss("edge_opt")
         self.cri_gan = self.build_loss("gan_opt")
         self.cri_percep = None
         if self.opt["train"].get("percep_opt"):
             self.cri_percep = self.build_loss("percep_opt")
-        cri_feature = None
-        if self.opt["train"].get("feature_opt"):
-            cri_feature = self.build_loss("feature_opt")
-        # bare: in the network's step there are no gradients of the discriminator to gather
-        self.critic = Critic(self.get_bare_model(self.net_d), cri_feature)
+        self.critic = build_critic(self)
         self.gan_start: int = self.opt["train"]["gan_start"]
 
     def setup_optimizers(self) -> None:
-        """One for the refinement, one for the discriminator."""
+        """Sets up an optimizer for the refinement and one for the discriminator."""
         super().setup_optimizers()
         if not self.opt["train"].get("optim_d"):
-            raise RescaleError("option train: optim_d is missing: the discriminator's optimiser")
-        self.setup_discriminator_optimizer()
+            raise RescaleError(
+                "option train: optim_d is missing: the optimizer of the discriminator"
+            )
+        self.optimizer_d = self.add_optimizer("optim_d", self.net_d.parameters())
 
     def losses(self, current_iter: int) -> dict[str, Tensor]:
-        """Those of the images of three sizes."""
+        """The losses of the images of three sizes."""
         with self.autocast("train"):
             levels = self.net_g(self.gt)
         assert isinstance(levels, Levels)
@@ -152,7 +147,7 @@ class VQIRRefineModel(VQIRModel):
         with self.autocast("train"):
             scores = self.net_d(from_unit(torch.cat((self.gt, self.restored))))
         real, restored = scores.float().chunk(2)
-        self.add_gradients(
+        self.step.add_gradients(
             {
                 "l_d_real": self.cri_gan(real, True, is_disc=True),
                 "l_d_fake": self.cri_gan(restored, False, is_disc=True),
@@ -162,7 +157,7 @@ class VQIRRefineModel(VQIRModel):
     # files ------------------------------------------------------------------------------------
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Saves the discriminator as well.
+        """Also saves the discriminator.
 
         Raises:
             OSError: a file cannot be written.
@@ -175,9 +170,9 @@ class VQIRRefineModel(VQIRModel):
     def round_trip(
         self, net: nn.Module, name: str, gt: Tensor, case: tuple[float, float]
     ) -> dict[str, EvaluatedImage]:
-        """As in stage 1; ``half`` and ``quarter`` against bicubic targets.
+        """As in stage 1, with ``half`` and ``quarter`` compared with bicubic targets.
 
-        The border that metrics leave out is 16, 8 and 4 pixels wide, whatever the factor.
+        Metrics exclude a border of 16, 8 and 4 pixels for either factor.
         """
         assert isinstance(net, VQIR)
         assert self.evaluation is not None

@@ -1,1 +1,1 @@
-"""Parts of every training: the step, its guard, checkpoints, resuming, signals."""
+"""Components of training: steps, their guard, checkpoints, resuming, signals."""

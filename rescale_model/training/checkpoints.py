@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,18 +70,25 @@ def load_network(net: nn.Module, weights: Mapping[str, Tensor], path: str, *, st
     load_strictly(net, weights, path)
 
 
-def save_networks(nets: Mapping[str, nn.Module], config: Mapping[str, Any], path: str) -> None:
-    """Writes the weights of networks of the same kind into one file.
+def save_networks(
+    nets: Mapping[str, nn.Module], opt: Mapping[str, Any], label: str, iteration: int
+) -> None:
+    """Writes the weights of networks with the same options into ``<label>_<iteration>.pth``.
+
+    Their options are saved as ``config``.
 
     Args:
         nets: entry of the file, ``params`` or ``params_ema`` -> network.
-        config: keyword arguments of their constructor, saved as ``config``.
-        path: the file.
+        opt: all options of the run.
+        label: ``net_g`` or ``net_d``.
+        iteration: the current iteration; -1: ``latest``.
 
     Raises:
         OSError: the file cannot be written.
     """
-    checkpoint: dict[str, Any] = {"config": dict(config)}
+    options = opt[label.replace("net_", "network_")]
+    config = {key: value for key, value in options.items() if key != "type"}
+    checkpoint: dict[str, Any] = {"config": config}
     saved: dict[tuple[str, int], Tensor] = {}
     for key, net in nets.items():
         state = net.state_dict()
@@ -88,7 +96,8 @@ def save_networks(nets: Mapping[str, nn.Module], config: Mapping[str, Any], path
             if (name, value.data_ptr()) not in saved:
                 saved[name, value.data_ptr()] = value.cpu()
         checkpoint[key] = {name: saved[name, value.data_ptr()] for name, value in state.items()}
-    save_checkpoint(checkpoint, path)
+    name = f"{label}_{'latest' if iteration == -1 else iteration}.pth"
+    save_checkpoint(checkpoint, os.path.join(opt["path"]["models"], name))
 
 
 def save_checkpoint(content: Mapping[str, Any], path: str) -> None:

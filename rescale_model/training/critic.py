@@ -1,4 +1,4 @@
-"""The discriminator in the step of the network that it judges: scores and feature matching."""
+"""The discriminator in the generator's step: scores and feature matching."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Critic:
-    """Runs a discriminator for the losses of the network that it judges.
+    """Runs a discriminator to compute losses of the generator.
 
     Feature matching (pix2pixHD, arXiv 1711.11585, equation 3) is a perceptual loss that needs no
     other trained network: ``sum_i loss(D_i(restored), D_i(real))``, where D_i is the output of the
@@ -37,21 +37,21 @@ class Critic:
             raise RescaleError(
                 f"option train: feature_opt: {type(discriminator).__name__} has "
                 f"{len(self._convolutions)} convolutions; features are compared after all but the "
-                "last one, so at least two are needed"
+                "last one, so at least two are required"
             )
 
     def __call__(
         self, restored: Tensor, real: Tensor, autocast: torch.autocast
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Judges restored images.
+        """Scores restored images.
 
         Args:
             restored: images, with gradient.
-            real: the images that they should be; seen only for feature matching.
-            autocast: precision of the discriminator; what is returned is in single precision.
+            real: the original images; used only for feature matching.
+            autocast: precision of the discriminator; results are in single precision.
 
         Returns:
-            The scores of ``restored``, and with feature matching its loss as ``l_feat``.
+            The scores of ``restored``, and with feature matching the loss ``l_feat``.
 
         Shape:
             (B, C, H, W), the same -> (B, ...)

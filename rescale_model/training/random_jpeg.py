@@ -24,11 +24,11 @@ class RandomJPEG:
 
     Args:
         quality: lowest and highest quality, 1 to 100.
-        chroma: the samplings of chroma: 420 at half resolution in both directions (4:2:0), 444 at
-            full resolution.
-        real: true: images are compressed by libjpeg, on the CPU, and gradients are those of the
-            differentiable JPEG of the same quality and chroma (straight-through estimator). false:
-            the differentiable JPEG alone.
+        chroma: chroma subsampling to choose from: 420 (4:2:0, half resolution in both
+            directions), 444 (full resolution).
+        real: true: images are compressed by libjpeg, on the CPU, with the gradients of the
+            differentiable JPEG (straight-through estimator). false: the differentiable JPEG is
+            used for both.
         seed: see above.
 
     Raises:
@@ -44,10 +44,10 @@ class RandomJPEG:
     ) -> None:
         if len(quality) != 2 or not 1 <= quality[0] <= quality[1] <= 100:
             raise RescaleError(
-                f"jpeg quality {list(quality)}: valid are the lowest and the highest, from 1 to 100"
+                f"jpeg quality {list(quality)}: expected the lowest and the highest, from 1 to 100"
             )
         if not chroma:
-            raise RescaleError("jpeg chroma []: at least one of 420, 444 is needed")
+            raise RescaleError("jpeg chroma []: expected at least one of 420, 444")
         for one in chroma:
             check_jpeg(quality[0], one)
         self._quality = quality

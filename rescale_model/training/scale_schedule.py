@@ -19,8 +19,8 @@ class ScaleSchedule:
     Args:
         low: smallest scale of the grid, above 1.
         high: largest scale, at most 4.
-        step: distance between neighbouring scales.
-        power: exponent of the probability; 2, as in the paper, favours large factors, which are
+        step: distance between neighboring scales.
+        power: exponent of the probability; 2, as in the paper, favors large factors, which are
             harder.
         integer_iter: number of initial iterations that use only the integers in the range (one
             epoch in the paper).
@@ -40,19 +40,19 @@ class ScaleSchedule:
         seed: int = 0,
     ) -> None:
         if not 1 < low <= high <= 4:
-            raise RescaleError(f"scales low {low} and high {high}: valid is 1 < low <= high <= 4")
+            raise RescaleError(f"scales low {low} and high {high}: expected 1 < low <= high <= 4")
         if not 1e-3 <= step <= 4:
-            raise RescaleError(f"scales step {step}: valid is 0.001 to 4")
+            raise RescaleError(f"scales step {step}: expected 0.001 to 4")
         count = int((high - low) / step + 1e-6) + 1
-        # rounded, so that 1.1 + 14 * 0.1 is the 2.5 that a user would write
+        # rounded, so that 1.1 + 14 * 0.1 equals 2.5
         grid = np.round(low + step * np.arange(count), 6).clip(low, high)
         integers = np.arange(np.ceil(low), np.floor(high) + 1)
         if integer_iter and not integers.size:
             raise RescaleError(f"scales integer_iter: no integer lies between {low} and {high}")
         self._seed = seed
         self._integer_iter = integer_iter
-        self._integers = (integers, _normalised(integers**power))
-        self._grid = (grid, _normalised(grid**power))
+        self._integers = (integers, _normalized(integers**power))
+        self._grid = (grid, _normalized(grid**power))
 
     def __call__(self, iteration: int) -> float:
         """Returns the scale of ``iteration``, counted from 1."""
@@ -61,6 +61,6 @@ class ScaleSchedule:
         return float(generator.choice(scales, p=probabilities))
 
 
-def _normalised(weights: FloatArray) -> FloatArray:
+def _normalized(weights: FloatArray) -> FloatArray:
     total: FloatArray = weights / weights.sum()
     return total

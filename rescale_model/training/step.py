@@ -14,11 +14,11 @@ from rescale_model.training.finite_check import FiniteCheck
 class TrainingStep:
     """Updates the weights only if all losses are finite on every rank.
 
-    A step consists of :meth:`begin`, :meth:`add_gradients` for each optimiser, and :meth:`finish`.
+    A step consists of :meth:`begin`, :meth:`add_gradients` for each optimizer, and :meth:`finish`.
 
     Args:
         nets: the networks that are trained.
-        optimizers: their optimisers.
+        optimizers: their optimizers.
         check_gradients: whether gradients must also be finite. Unlike the check of the losses,
             this synchronizes with the GPU.
 

@@ -25,7 +25,7 @@ class StepGuard:
 
     Args:
         nets: the networks that are trained.
-        optimizers: their optimisers.
+        optimizers: their optimizers.
         schedulers: the learning rate schedulers.
         skip: whether to skip such steps.
 

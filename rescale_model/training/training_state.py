@@ -18,11 +18,11 @@ from rescale_model.training.step_guard import StepGuard
 
 
 class TrainingState:
-    """Optimisers, schedulers, random states and the position in the data, as files.
+    """Optimizers, schedulers, random states and the position in the data, as files.
 
     Args:
         opt: all options of the run.
-        optimizers: its optimisers.
+        optimizers: its optimizers.
         schedulers: its learning rate schedulers.
         guard: counts the steps that were skipped.
 
@@ -81,12 +81,12 @@ class TrainingState:
         """Restores a saved state.
 
         Raises:
-            ValueError: the number of optimisers differs.
+            ValueError: the number of optimizers differs.
         """
         if len(state["optimizers"]) != len(self._optimizers):
             raise RescaleError(
                 f"{self._opt['path']['resume_state']}: holds {len(state['optimizers'])} "
-                f"optimisers, but these options have {len(self._optimizers)}"
+                f"optimizers, but these options have {len(self._optimizers)}"
             )
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
