@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target that needs it sets up.
 # Another interpreter: make PYTHON=/path/to/python3.13 demo
-# Another environment, beside .venv: make VENV=.venv-3.13 PYTHON=/path/to/python3.13 test
+# Another environment, next to .venv: make VENV=.venv-3.13 PYTHON=/path/to/python3.13 test
 # Some of the tests: make test TESTS="tests/test_cli.py -k compare"
 
 VENV ?= .venv
@@ -20,10 +20,10 @@ PAGE := $(VENV)/page.stamp
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: $(RUNTIME) ## train a small network on a few pictures and restore others with it
+demo: $(RUNTIME) ## train a small network on a few images and restore others with it
 	$(BIN)/python -m examples.demo
 
-demo-page: $(PAGE) ## serve the page to shrink, restore and compare pictures, and open it in the browser
+demo-page: $(PAGE) ## serve the page to downscale, restore and compare images, and open it in the browser
 	$(BIN)/rescale demo --open
 
 test: $(DEV) ## run the tests that take seconds
@@ -45,7 +45,7 @@ lint: $(DEV) ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(DEV) ## format the code and mend what ruff can mend
+format: $(DEV) ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -54,16 +54,16 @@ clean: ## remove build products and caches (environments and your results stay)
 		.import_linter_cache .grimp_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -exec rm -rf {} +
 
-# The VQGAN is tested against the package taming-transformers-rom1504, which runs without most of what
-# it asks for: old versions of PyTorch Lightning and others.
-# A stamp is the last thing a set-up step writes, so an interrupted step is run again.
+# The VQGAN is tested against the package taming-transformers-rom1504, which runs without most of its
+# declared dependencies: old versions of PyTorch Lightning and others.
+# A set-up step writes its stamp last, so an interrupted step is run again.
 $(RUNTIME): setup.py pyproject.toml constraints.txt Makefile tools/install_basicsr.py
 	@python="$(BIN)/python"; "$$python" -m pip --version >/dev/null 2>&1 || python="$(PYTHON)"; \
 	"$$python" $(IS_SUPPORTED) 2>/dev/null || { python="$${python:-python3}"; \
 		echo "Python 3.11 or later is required, and $$python is $$("$$python" --version 2>&1)." \
 			"Choose another: make VENV=.venv-3.13 PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 	[ "$$python" = "$(BIN)/python" ] || { \
-		echo "Making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); }
+		echo "Creating $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); }
 	@echo "Installing PyTorch, BasicSR and this project into $(VENV)"
 	$(PIP) --quiet setuptools wheel
 	$(BIN)/python tools/install_basicsr.py --disable-pip-version-check --quiet
@@ -77,6 +77,6 @@ $(DEV): $(RUNTIME)
 	@touch $@
 
 $(PAGE): $(RUNTIME)
-	@echo "Installing what the page needs into $(VENV)"
+	@echo "Installing the dependencies of the page into $(VENV)"
 	$(PIP) --quiet --no-build-isolation --editable '.[demo]'
 	@touch $@

@@ -299,7 +299,7 @@ def test_what_is_dropped_is_said(
     assert agree(found, expected)
     assert page.find("warnings").text.splitlines() == [
         "Only the first of several images is restored.",
-        "The color profile is damaged or not one of RGB, and is dropped.",
+        "The color profile is damaged or not for RGB, and is dropped.",
         "Metadata other than EXIF (XMP, IPTC, comments, texts) is dropped.",
     ]
     for loss in (Loss.FRAMES, Loss.PROFILE, Loss.METADATA):

@@ -16,8 +16,8 @@ const TOLERANCE = 500;
 export const LOSSES = {
   frames: "Only the first of several images is restored.",
   colors: "The colors (CMYK) are converted to RGB, without a color profile.",
-  profile: "The color profile is damaged or not one of RGB, and is dropped.",
-  space: "The color space of the PNG (gAMA, cHRM, cICP) is dropped; the pixels count as sRGB.",
+  profile: "The color profile is damaged or not for RGB, and is dropped.",
+  space: "The color space of the PNG (gAMA, cHRM, cICP) is dropped; pixels are treated as sRGB.",
   depth: "The file has 16 bits per channel, of which this page reads 8.",
   metadata: "Metadata other than EXIF (XMP, IPTC, comments, texts) is dropped.",
   exif: "EXIF is broken and is dropped.",
