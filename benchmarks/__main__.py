@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.plot import plot
 from benchmarks.running import Case, run
-from benchmarks.tables import TABLES, Settings
+from benchmarks.table import Settings
+from benchmarks.tables import TABLES
 from rescale_data.cores import usable_cores
 
 _RESULTS = Path(__file__).with_name("results")

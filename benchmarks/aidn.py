@@ -23,7 +23,7 @@ from rescale_arch.rounding import quantize
 from rescale_data.weight_file import read_weights
 
 SCALE = 2.5
-_IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
+IMAGES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def round_trip(
@@ -184,7 +184,7 @@ def bf16_loss(weights: str, side: int, device: str = "cpu") -> dict[str, float]:
     net: AIDN = load_network(read_weights(path), str(path)).network
     channels_last(net).to(device)
     sums = {"fp32": 0.0, "bf16": 0.0}
-    for name in _IMAGES:
+    for name in IMAGES:
         pixels = getattr(data, name)()[:side, :side]
         hr = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
         for precision in sums:
@@ -195,5 +195,5 @@ def bf16_loss(weights: str, side: int, device: str = "cpu") -> dict[str, float]:
                 lr = quantize(net.downscale(hr, SCALE))
                 restored = quantize(net.upscale(lr, SCALE, size=(hr.shape[-2], hr.shape[-1])))
             error = (restored - hr).double().square().mean().item()
-            sums[precision] += -10 * np.log10(error) / len(_IMAGES)
+            sums[precision] += -10 * np.log10(error) / len(IMAGES)
     return {**sums, "lost": sums["fp32"] - sums["bf16"]}

@@ -1,9 +1,33 @@
-"""A table of measurements, as text and as JSON."""
+"""A table of measurements, as text and as JSON, and the settings of all tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of all tables.
+
+    Attributes:
+        quick: use tiny networks and images, to check that everything runs.
+        threads: CPU threads of every process.
+        repeats: number of rounds of measurements.
+        devices: devices to measure, of ``cpu`` and ``cuda``.
+        folder: for temporary files.
+    """
+
+    quick: bool
+    threads: int
+    repeats: int
+    devices: Sequence[str]
+    folder: str
+
+    def repeats_on(self, device: str) -> int:
+        """Number of rounds; on a GPU, each process repeats its measurement itself."""
+        return 1 if device == "cuda" else self.repeats
 
 
 @dataclass

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.running import Case, Result, measure, run
-from benchmarks.table import Table
+from benchmarks.table import Settings, Table
 
 _WEIGHTS = ("aidn", "aidn-small")
 _HALF = {"down_unshuffle": 2}
@@ -22,29 +21,6 @@ _SIZES: Mapping[str, dict[str, int]] = {
     "32 features, 8 blocks, half, 64": {"num_feat": 32, "num_block": 8, "down_num_feat": 64}
     | _HALF,
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of all tables.
-
-    Attributes:
-        quick: use tiny networks and images, to check that everything runs.
-        threads: CPU threads of every process.
-        repeats: number of rounds of measurements.
-        devices: devices to measure, of ``cpu`` and ``cuda``.
-        folder: for temporary files.
-    """
-
-    quick: bool
-    threads: int
-    repeats: int
-    devices: Sequence[str]
-    folder: str
-
-    def repeats_on(self, device: str) -> int:
-        """Number of rounds; on a GPU, each process repeats its measurement itself."""
-        return 1 if device == "cuda" else self.repeats
 
 
 def aidn(settings: Settings) -> Iterator[Table]:
@@ -248,6 +224,31 @@ def tiles(settings: Settings) -> Iterator[Table]:
         if all("seconds" in result for result in results[:2]):
             _add_differences(table.rows[1], _outputs(cases[0]), _outputs(cases[1]))
         yield table
+    yield _tile_quality(settings)
+
+
+def _tile_quality(settings: Settings) -> Table:
+    """VQIR's tiles on real images, and tiles with other statistics in their group norms."""
+    side, tile = (128, 64) if settings.quick else (256, 128)
+    table = Table(
+        f"VQIR in tiles of {tile}, {side} x {side}, vqir16-small, {_on('cpu', settings)}",
+        notes=[
+            "HR, PSNR: restored from the LR image of the whole; round trip: from its own LR image"
+        ],
+    )
+    arguments = {"weights": "vqir16-small", "side": side, "tile": tile, "threads": settings.threads}
+    for method, figures in run(Case("quality", "tile_quality.compare", arguments)).items():
+        table.rows.append(
+            {
+                "": method,
+                "seconds": figures["seconds"],
+                "LR mean diff": figures["lr"],
+                "HR mean diff": figures["hr"],
+                "PSNR, dB": f"{figures['psnr']:.2f}",
+                "PSNR of the round trip": f"{figures['trip']:.2f}",
+            }
+        )
+    return table
 
 
 TABLES: Mapping[str, Callable[[Settings], Iterator[Table]]] = {
