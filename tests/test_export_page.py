@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import recipe
 import torch
+from looks import faint_texts, set_device
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
@@ -318,6 +319,32 @@ def test_without_exact_colors_under_transparency_the_page_says_so(
     lr = shrunk(tmp_path / "cat.png", tmp_path / "lr.png", "-s", "2.5")
     page.restore(lr)
     assert page.find("warnings").text == "Colors under transparency are inexact in this browser."
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_texts_are_legible_at_every_width(page: Page, tmp_path: Path) -> None:
+    write_image(tmp_path / "cat.png", data.chelsea()[100:190, 100:220])
+    lr = shrunk(tmp_path / "cat.png", tmp_path / "lr.png", "-s", "2.5")
+    (tmp_path / "notes.png").write_text("not an image")
+    write_image(tmp_path / "bare.png", PIXELS)
+
+    def check() -> None:
+        for width in (1400, 380):
+            for dark in (False, True):
+                set_device(page.browser, width, dark)
+                script = "return document.documentElement.scrollWidth"
+                assert page.browser.execute_script(script) <= width
+                assert faint_texts(page.browser) == []
+
+    check()
+    page.restore(lr)
+    check()
+    page.refuse(tmp_path / "notes.png")
+    check()
+    page.refuse(tmp_path / "bare.png")
+    assert page.shows("geometry")
+    check()
 
 
 @pytest.mark.slow

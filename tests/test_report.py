@@ -20,6 +20,7 @@ import pytest
 import torch
 import training
 import yaml
+from looks import faint_texts, set_device
 from skimage import data
 from training import NETWORK, changed
 
@@ -729,15 +730,13 @@ def test_in_a_browser(browser: Any, page: Page, run: Path) -> None:
     crop = browser.find_element("css selector", ".crop rescale-compare").shadow_root
     assert crop.find_elements("css selector", ".divider")
     assert not crop.find_elements("css selector", "select")
-    for size in (380, 1200):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": size, "height": 800, "deviceScaleFactor": 1, "mobile": False},
-        )
-        browser.execute_script(
-            "document.querySelectorAll('article, .crop').forEach("
-            "e => e.style.contentVisibility = 'visible')"
-        )
-        needed = browser.execute_script("return document.documentElement.scrollWidth")
-        assert needed <= size
+    browser.execute_script(
+        "document.querySelectorAll('article, .crop').forEach("
+        "e => e.style.contentVisibility = 'visible')"
+    )
+    for width in (380, 1400):
+        for dark in (False, True):
+            set_device(browser, width, dark)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            assert faint_texts(browser) == []
     assert browser.get_log("browser") == []

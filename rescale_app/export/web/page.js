@@ -52,7 +52,7 @@ function deliver({ png, width, height, warnings, model, engine, seconds }) {
   const attributes = { width, height, left: "small", right: "restored" };
   for (const [name, value] of Object.entries(attributes)) compare.setAttribute(name, value);
   for (const [name, label, source, enlarged] of [
-    ["small", "Small, smooth", small, false],
+    ["small", "Small image", small, false],
     ["pixels", "Small, pixels", small, true],
     ["restored", "Restored", restored, false],
   ]) {
