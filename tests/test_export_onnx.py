@@ -1,5 +1,6 @@
 """Export to ONNX: the models against PyTorch, and the functions that compute their inputs."""
 
+import copy
 import importlib.util
 import json
 import re
@@ -77,14 +78,14 @@ def image(height: int, width: int, seed: int = 1) -> Tensor:
 def check(
     folder: Path, net: LoadedNetwork, hr: Tensor, scale: Any, helpers: ModuleType, atol: float
 ) -> None:
-    """Both directions of exported files against the network."""
-    network = net.network
+    """Both directions of exported files against the network in float64."""
+    network = copy.deepcopy(net.network).double()
     size = (hr.shape[-2], hr.shape[-1])
     factors = network.factors(scale)
-    lr = network.downscale(hr, scale)
+    lr = network.downscale(hr.double(), scale)
     # An image of one code is constant but for rounding, which group norm then amplifies.
-    stored = quantize(torch.rand(lr.shape) if isinstance(network, VQIR) else lr)
-    restored = network.upscale(stored, scale, size=size)
+    stored = quantize(torch.rand(lr.shape) if isinstance(network, VQIR) else lr.float())
+    restored = network.upscale(stored.double(), scale, size=size)
     inverse = tuple(1 / factor for factor in factors)
     trips = (("down", hr, inverse, lr), ("up", stored, factors, restored))
     for direction, given, ratio, expected in trips:
