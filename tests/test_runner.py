@@ -139,7 +139,7 @@ def test_auto_takes_one_of_several_gpus_and_names_torchrun(
     # none of the four is really there
     with pytest.raises(ValueError, match="num_gpu is 1, but PyTorch finds no GPU"):
         train(tmp_path, options, *(("--force_yml", "num_gpu=auto") if forced else ()))
-    assert "one of the 4 GPUs; to use all: torchrun --nproc_per_node 4" in capsys.readouterr().err
+    assert "one of 4 GPUs; to use all: torchrun --nproc_per_node 4" in capsys.readouterr().err
 
 
 def test_without_a_seed(short: Options, tmp_path: Path) -> None:
