@@ -40,18 +40,18 @@ OTHERS = [page for page in PAGES if page != EXAMPLE]
 # Beginnings of commands that are not run, and why.
 EXCEPTIONS = {
     "conda": "downloads; what the file says is checked below",
-    "make demo": "takes minutes; tests/test_demo.py runs it shortened",
+    "make demo": "takes minutes; test_demo.py runs it shortened",
     "make": "the target must exist; the continuous integration runs them",
-    "pip install": "downloads; tests/test_packaging.py installs the wheel",
-    "python basicsr/": "the option file is checked; tests/test_basicsr_runner.py runs the scripts",
-    "python -m rescale_compat": "the option file is checked; tests/test_basicsr_runner.py runs it",
+    "pip install": "downloads; test_packaging.py installs the wheel",
+    "python basicsr/": "the option file is checked; test_basicsr_runner.py runs the scripts",
+    "python -m rescale_compat": "the option file is checked; test_basicsr_runner.py runs it",
     "python -m http.server": "serves until it is stopped",
     "python docs/generate_options.py": "test_the_option_reference_is_up_to_date does it",
-    "python tools/install_basicsr.py": "downloads; tests/test_packaging.py builds another package",
-    "rescale export page": "fetches from npm; tests/test_export_page.py runs it",
+    "python tools/install_basicsr.py": "downloads; test_packaging.py builds another package",
+    "rescale export page": "fetches from npm; test_export_page.py runs it",
     "srun": "needs SLURM; the option file is checked",
     "tensorboard": "serves until it is stopped",
-    "torchrun": "needs GPUs; the option file is checked, tests/test_distributed.py runs two",
+    "torchrun": "needs GPUs; the option file is checked, test_distributed.py runs two",
 }
 SHELL = ("mkdir", "mv", "cp", "cd")
 

@@ -373,7 +373,7 @@ def benchmark_run(tmp_path_factory: pytest.TempPathFactory, hr_folder: Path, wei
     for place, name in (("Set5/HR", "chelsea"), ("Set14", "rocket")):
         (folder / "sets" / place).mkdir(parents=True)
         shutil.copy(hr_folder / f"{name}.png", folder / "sets" / place)
-    benchmark = read_options(Path(__file__).parents[1] / "options" / "test" / "benchmark.yml")
+    benchmark = read_options(Path(__file__).parents[2] / "options" / "test" / "benchmark.yml")
     changes = {
         "plugin": ...,
         "num_gpu": 0,

@@ -13,7 +13,7 @@ from torch import Tensor
 from rescale_arch import AIDN, imresize
 from rescale_arch.rounding import quantize
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 AIDN_FILES = {"aidn": None, "aidn_fixed_x2": 2, "aidn_fixed_x4": 4}
 AIDN_CASES = [
     *(("aidn", n) for n in range(5)),

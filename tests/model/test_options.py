@@ -29,7 +29,7 @@ from rescale_model.models.base_options import (
 )
 from rescale_model.options import check_options, read_options
 
-OPTION_FILES = sorted((Path(__file__).parents[1] / "options").glob("*/*.yml"))
+OPTION_FILES = sorted((Path(__file__).parents[2] / "options").glob("*/*.yml"))
 Check = Callable[..., None]
 
 

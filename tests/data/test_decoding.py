@@ -404,7 +404,7 @@ def test_the_dataset_reads_16_bit_tiff_correctly(tmp_path):
 
 def test_the_required_releases_are_those_that_read_all_formats():
     """OpenCV 4.12 leaves WebP turned; Pillow 11.2 reads no AVIF."""
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     required = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
     for name, working, older in (
         ("opencv-python", "4.13.0.90", "4.12.0.88"),

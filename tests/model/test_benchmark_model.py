@@ -419,7 +419,7 @@ def test_memory_of_a_gpu_is_measured(weights: Path) -> None:
 
 @pytest.mark.slow
 def test_the_option_file_runs_with_the_included_weights(sets: Path, tmp_path: Path) -> None:
-    project = Path(__file__).parents[1]
+    project = Path(__file__).parents[2]
     (tmp_path / "rescale_app").symlink_to(project / "rescale_app")
     result = training.command(
         tmp_path, "-m", "rescale_app.cli", "test",

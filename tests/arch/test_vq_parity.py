@@ -15,7 +15,7 @@ from torch import Tensor
 from rescale_arch import VQGAN, VQIR
 from rescale_arch.images import from_unit, to_unit
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 VQIR_CASES = [(16, 1), (16, 2), (32, 1), (32, 2)]
 
 

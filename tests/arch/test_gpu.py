@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_vqir
 import torch
-from test_cuda_fake import NETWORKS, VQ, scale_of
+from test_networks_on_gpu import NETWORKS, VQ, scale_of
 from torch import Tensor, nn
 
 from rescale_app.rescaler import Rescaler

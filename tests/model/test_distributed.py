@@ -310,7 +310,7 @@ def test_a_loss_of_one_process_concerns_both(tmp_path: Path, hr_folder: Path, sk
         tmp_path,
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("-m", "poisoned", "train", "-opt", path, "--launcher", "pytorch"),
-        modules=Path(f"{tmp_path}{os.pathsep}{Path(__file__).parent}"),
+        modules=Path(f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"),
     )
     experiment = tmp_path / "experiments" / "small"
     if skip:
