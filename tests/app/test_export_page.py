@@ -17,8 +17,8 @@ from looks import faint_texts, set_device
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
+from side_data_images import P3, camera_exif
 from skimage import data
-from test_side_data import P3, camera_exif
 
 from rescale_app import cli
 from rescale_app.export import npm, web_page

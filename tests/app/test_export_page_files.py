@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
-from test_side_data import P3, camera_exif
+from side_data_images import P3, camera_exif
 
 from rescale_app.export import web_page
 from rescale_arch import imresize

@@ -2,111 +2,38 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
-from skimage import data
+from PIL import Image
+from side_data_images import (
+    ALPHA,
+    HEIGHT,
+    MAKER_NOTE,
+    P3,
+    RGB,
+    SOURCES,
+    TRANSPARENT,
+    WIDTH,
+    camera_exif,
+    encoded,
+)
 
 from rescale_app import Rescaler
 from rescale_app.cli import main
-from rescale_app.rescaler import RescaleWarning
 from rescale_data.exif import carried_exif
 from rescale_data.image_file import LRInfo, read_image, read_info, write_image
 from rescale_data.losses import Loss
 from rescale_data.side_data import SideData, flattened, read_side_data
 
-RGB = np.ascontiguousarray(data.astronaut()[20:84, 60:140])
-HEIGHT, WIDTH = RGB.shape[:2]
-ALPHA = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
-MAKER_NOTE = bytes(range(200))
-
-
-def display_p3() -> bytes:
-    """An ICC profile with the primaries of Display P3."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    primaries = {
-        b"rXYZ": (0.51512, 0.24120, -0.00105),
-        b"gXYZ": (0.29198, 0.69225, 0.04189),
-        b"bXYZ": (0.15710, 0.06657, 0.78407),
-    }
-    (count,) = struct.unpack_from(">I", profile, 128)
-    for place in range(132, 132 + 12 * count, 12):
-        name, offset = struct.unpack_from(">4sI", profile, place)
-        if name in primaries:
-            numbers = [round(value * 65536) for value in primaries[name]]
-            struct.pack_into(">3i", profile, offset + 8, *numbers)
-    return bytes(profile)
-
-
-P3 = display_p3()
-
-
-def camera_exif() -> bytes:
-    """EXIF as of a camera: turned, with a thumbnail, a place, a maker note and UTF-8."""
-    exif = Image.Exif()
-    exif[274] = 6
-    exif[271] = "Maker"
-    exif[315] = "Jürgen".encode()
-    details = exif.get_ifd(34665)
-    details.update({33434: 0.01, 37380: -0.5, 37500: MAKER_NOTE, 40962: WIDTH, 40963: HEIGHT})
-    exif.get_ifd(34853).update({1: "N", 2: (48.0, 51.0, 29.6)})
-    content = exif.tobytes()
-    # Pillow writes no thumbnail: a second directory that refers to a JPEG behind it.
-    body = bytearray(content[6:])
-    thumbnail = encoded(Image.fromarray(RGB[:16, :16]), "JPEG")
-    (start,) = struct.unpack_from(">L" if body[:2] == b"MM" else "<L", body, 4)
-    order = ">" if body[:2] == b"MM" else "<"
-    (entries,) = struct.unpack_from(f"{order}H", body, start)
-    struct.pack_into(f"{order}L", body, start + 2 + 12 * entries, len(body))
-    behind = len(body) + 2 + 3 * 12 + 4
-    body += struct.pack(f"{order}H", 3)
-    for tag, kind, value in ((259, 3, 6), (513, 4, behind), (514, 4, len(thumbnail))):
-        short = (
-            struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}L", value)
-        )
-        body += struct.pack(f"{order}HHL", tag, kind, 1) + short
-    body += bytes(4) + thumbnail
-    return b"Exif\0\0" + bytes(body)
-
-
-def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def rgba() -> Image.Image:
-    return Image.fromarray(np.dstack([RGB, ALPHA]))
-
-
-def palette() -> Image.Image:
-    image = Image.fromarray(RGB).quantize(32)
-    image.info["transparency"] = bytes(range(0, 256, 8))
-    return image
-
-
-SOURCES: dict[str, Callable[[], bytes]] = {
-    "p3.jpg": lambda: encoded(Image.fromarray(RGB), "JPEG", icc_profile=P3, quality=95),
-    "rgba.png": lambda: encoded(rgba(), "PNG"),
-    "palette.png": lambda: encoded(palette(), "PNG"),
-    "deep.png": lambda: cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes(),
-    "deep_gray.png": lambda: cv2.imencode(".png", RGB[..., 0].astype(np.uint16) * 257)[1].tobytes(),
-    "turned.jpg": lambda: encoded(Image.fromarray(RGB), "JPEG", exif=camera_exif(), quality=95),
-    "cmyk.jpg": lambda: encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95),
-}
 CARRIERS = {"png": [], "jpg": [], "webp": [], "lossy.webp": ["--quality", "90"]}
-TRANSPARENT = ("rgba.png", "palette.png")
 WARNINGS = {
     "deep.png": Loss.DEPTH,
     "deep_gray.png": Loss.DEPTH,
@@ -351,84 +278,3 @@ def test_flattening_rounds_as_the_formula() -> None:
         got = flattened(pixels, ALPHA, (255, 128, 0))
         assert got.dtype == pixels.dtype
         assert np.abs(got - expected).max() <= 0.51
-
-
-# --- Rescaler -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def rescaler(weights: str) -> Rescaler:
-    return Rescaler(weights, device="cpu")
-
-
-@pytest.mark.parametrize("carrier", ["png", "jpg", "webp"])
-@pytest.mark.parametrize("source", SOURCES)
-def test_pil_images_there_and_back(
-    source: str, carrier: str, rescaler: Rescaler, tmp_path: Path, recwarn: Any
-) -> None:
-    image = Image.open(io.BytesIO(SOURCES[source]()))
-    before = dict(image.info)
-    lr = rescaler.downscale(image, 2)
-    assert image.info == before
-    lost = [str(w.message) for w in recwarn.list if w.category is RescaleWarning]
-    assert lost == (
-        ["CMYK colors are converted to RGB, without a color profile"]
-        if source == "cmyk.jpg"
-        else []
-    )
-    path = tmp_path / f"lr.{carrier}"
-    if source in TRANSPARENT and carrier == "jpg":
-        with pytest.raises(ValueError, match="has transparency"):
-            lr.save(path)
-        return
-    lr.save(path)
-    restored = rescaler.upscale(Image.open(path))
-    direct = rescaler.upscale(lr)
-    for result in (restored, direct):
-        assert isinstance(result, Image.Image)
-        assert result.mode == ("RGBA" if source in TRANSPARENT else "RGB")
-        assert result.info.get("icc_profile") == (P3 if source == "p3.jpg" else None)
-    if carrier != "jpg":
-        np.testing.assert_array_equal(np.asarray(restored), np.asarray(direct))
-    if source == "turned.jpg":
-        result.save(tmp_path / "back.jpg", exif=restored.getexif())
-        with Image.open(tmp_path / "back.jpg") as back:
-            assert back.size == (HEIGHT, WIDTH)
-            assert back.getexif()[271] == "Maker"
-            assert 0x9213 not in back.getexif()  # the record
-
-
-def test_arrays_stay_plain(rescaler: Rescaler) -> None:
-    lr = rescaler.downscale(RGB, 2)
-    assert lr.side_data is None
-    assert isinstance(rescaler.upscale(lr), np.ndarray)
-    np.testing.assert_array_equal(
-        np.asarray(rescaler.upscale(rescaler.downscale(Image.fromarray(RGB), 2))),
-        rescaler.upscale(lr),
-    )
-
-
-def test_pil_images_without_a_record(rescaler: Rescaler) -> None:
-    lr = rescaler.downscale(rgba(), (2.0, 1.5))
-    assert lr.side_data is not None
-    bare = Image.fromarray(np.dstack([lr.pixels, lr.side_data.alpha]))
-    with pytest.raises(ValueError, match="specify both"):
-        rescaler.upscale(bare)
-    restored = rescaler.upscale(bare, (2.0, 1.5), (HEIGHT, WIDTH))
-    np.testing.assert_array_equal(np.asarray(restored), np.asarray(rescaler.upscale(lr)))
-    with pytest.raises(ValueError, match="depth 16 is for arrays"):
-        rescaler.upscale(bare, (2.0, 1.5), (HEIGHT, WIDTH), depth=16)
-    with pytest.raises(ValueError, match="depth is 12: expected one of 8, 16"):
-        rescaler.upscale(lr, depth=12)
-
-
-def test_pil_images_of_other_modes(rescaler: Rescaler) -> None:
-    gray = Image.fromarray(RGB[..., 0])
-    expected = rescaler.downscale(RGB[..., 0], 2).pixels
-    deep = Image.fromarray(RGB[..., 0].astype(np.uint16) * 257)
-    for image in (gray, gray.convert("I;16").point(lambda v: v * 257), deep, gray.convert("LA")):
-        np.testing.assert_array_equal(rescaler.downscale(image, 2).pixels, expected)
-    with pytest.raises(ValueError, match="PIL image of mode F"):
-        rescaler.downscale(gray.convert("F"), 2)
-    turned = Image.open(io.BytesIO(SOURCES["turned.jpg"]()))
-    assert rescaler.downscale(turned, 2).info.size == (WIDTH, HEIGHT)

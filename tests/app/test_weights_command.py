@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from foreign_checkpoints import Hostile, lightning_checkpoint
 from safetensors import safe_open
-from test_weights import Hostile, lightning_checkpoint
 from torch import Tensor, nn
 
 from rescale_app import Rescaler

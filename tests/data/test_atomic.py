@@ -1,8 +1,11 @@
+"""Files are written under a temporary name, then renamed."""
+
 import os
 import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +89,20 @@ def test_a_name_that_is_too_long_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(OSError, match=r"File name too long: .*ddd\.png"):
         write_file(path, b"x")
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="stop"), replacing(path) as temporary:
+        Path(temporary).write_bytes(b"half")
+        raise RuntimeError("stop")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.bin"]
+    with replacing(path) as temporary:
+        Path(temporary).write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file.bin"]
 
 
 def test_the_temporary_file_is_hidden_and_keeps_the_suffix(tmp_path):

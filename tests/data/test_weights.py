@@ -1,33 +1,20 @@
-"""Checkpoints: canonical names, strict loading, safe reading, atomic writing."""
+"""Weights: canonical names, strict loading, damaged files, fingerprints."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
 import subprocess
 import sys
-import tempfile
-import types
-import typing
-import zipfile
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
+from foreign_checkpoints import lightning_checkpoint
 
 from rescale_arch import AIDN
 from rescale_arch.aidn.architecture import aidn_config
 from rescale_arch.checkpoints import canonical_weights, load_strictly
-from rescale_data.atomic import replacing
 from rescale_data.weight_file import fingerprint, read_weights, save_weights
 
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
@@ -130,25 +117,6 @@ def test_safetensors_round_trip(net: AIDN, tmp_path: Path) -> None:
         save_weights(tmp_path / "net.pth", net.state_dict())
 
 
-class Hostile:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
-
-
-def test_a_hostile_pickle_does_not_run(tmp_path: Path) -> None:
-    marker, path = tmp_path / "ran", tmp_path / "evil.pth"
-    torch.save({"params": Hostile(marker)}, path)
-    with pytest.raises(ValueError, match=r"evil\.pth: not a checkpoint that can be loaded safely"):
-        read_weights(path)
-    path.write_bytes(pickle.dumps(Hostile(marker)))
-    with pytest.raises(ValueError, match=r"evil\.pth: not a checkpoint that can be loaded safely"):
-        read_weights(path)
-    assert not marker.exists()
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_damaged_files_are_named(net: AIDN, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"net{suffix}"
@@ -223,217 +191,3 @@ def test_fingerprint_tells_weights_apart_but_not_formats(net: AIDN) -> None:
     assert fingerprint(counted) == fingerprint(state)
     changed = dict(state, **{"up_net.tail.1.bias": state["up_net.tail.1.bias"] + 1e-6})
     assert fingerprint(changed) != fingerprint(state)
-
-
-def test_nothing_half_written_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "file.bin"
-    path.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match="stop"), replacing(path) as temporary:
-        Path(temporary).write_bytes(b"half")
-        raise RuntimeError("stop")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file.bin"]
-    with replacing(path) as temporary:
-        Path(temporary).write_bytes(b"new")
-    assert path.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["file.bin"]
-
-
-# checkpoints of trainers ------------------------------------------------------------------------
-
-
-class Foreign:
-    """A class of a package that is not installed where the file is read."""
-
-    def __init__(self, **attributes: Any) -> None:
-        self.__dict__.update(attributes)
-
-
-class ForeignList(list[Any]):
-    pass
-
-
-class ForeignDict(dict[str, Any]):
-    pass
-
-
-@contextmanager
-def installed(*names: str) -> Iterator[list[type]]:
-    """Classes with these full names, importable for so long."""
-    classes, modules = [], []
-    for name in names:
-        module, _, own = name.rpartition(".")
-        base = {"ListConfig": ForeignList, "Bunch": ForeignDict}.get(own, Foreign)
-        cls = type(own, (base,), {"__module__": module})
-        for end in range(1, len(module.split(".")) + 1):
-            part = ".".join(module.split(".")[:end])
-            sys.modules.setdefault(part, types.ModuleType(part))
-            modules.append(part)
-        setattr(sys.modules[module], own, cls)
-        classes.append(cls)
-    try:
-        yield classes
-    finally:
-        for part in modules:
-            sys.modules.pop(part, None)
-
-
-def lightning_checkpoint(path: Path, weights: dict[str, Tensor]) -> None:
-    """What PyTorch Lightning writes, in all that matters here."""
-    with installed(
-        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-        "omegaconf.dictconfig.DictConfig",
-        "omegaconf.listconfig.ListConfig",
-        "omegaconf.base.Bunch",
-    ) as (callback, config, config_list, bunch):
-        entries = OrderedDict(weights)
-        entries._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
-        caches = defaultdict(dict, a={"b": 1})
-        torch.save(
-            {
-                "epoch": 7,
-                "global_step": 2**40,
-                "pytorch-lightning_version": "1.0.8",
-                "callbacks": {callback: {"best_model_score": np.float64(0.25), "path": Path("a")}},
-                "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}}],
-                "state_dict": entries,
-                "hyper_parameters": config(
-                    kind=typing.Any, list=config_list([1, 2]), cache=caches, bunch=bunch(a=1)
-                ),
-            },
-            path,
-        )
-
-
-def test_a_lightning_checkpoint_loads_without_its_packages(tmp_path: Path) -> None:
-    assert "pytorch_lightning" not in sys.modules and "omegaconf" not in sys.modules
-    whole = torch.arange(12.0)
-    weights = {
-        "conv.weight": torch.nn.Parameter(torch.randn(2, 3).mT),
-        "conv.bias": torch.randn(3).half(),
-        "brain": torch.randn(3).bfloat16(),
-        "steps": torch.tensor(5),
-        "empty": torch.zeros(0, 4),
-        "view": whole[2:8].view(2, 3),
-        "same_storage": whole[::3],
-        "loss.discriminator.weight": torch.ones(2),
-    }
-    path = tmp_path / "last.ckpt"
-    lightning_checkpoint(path, weights)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path, weights_only=True)
-    checkpoint = read_weights(path)
-    assert checkpoint["epoch"] == 7 and checkpoint["global_step"] == 2**40
-    loaded = canonical_weights(checkpoint)
-    assert loaded.keys() == weights.keys() - {"loss.discriminator.weight"}
-    for name, value in loaded.items():
-        assert value.dtype == weights[name].dtype
-        assert torch.equal(value, weights[name]), name
-
-
-def hand_made(path: Path, instructions: bytes) -> None:
-    """A file of ``torch.save`` with another pickle in it."""
-    torch.save({"params": {"w": torch.zeros(4)}}, path)
-    with zipfile.ZipFile(path) as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in records.items():
-            archive.writestr(name, instructions if name.endswith("/data.pkl") else content)
-
-
-def text(value: str) -> bytes:
-    return b"X" + len(value).to_bytes(4, "little") + value.encode()
-
-
-STORAGE = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("asked", ["os system", "posix system", "builtins eval", "builtins exec"])
-@pytest.mark.parametrize("form", ["reduce", "inst", "obj", "stack_global", "nested", "dotted"])
-def test_hostile_instructions_do_not_run(asked: str, form: str, tmp_path: Path) -> None:
-    marker, path = tmp_path / "ran", tmp_path / "evil.ckpt"
-    module, name = asked.split()
-    command = f"touch {marker}" if name == "system" else f"open({str(marker)!r}, 'w').close()"
-    called = {
-        "reduce": f"c{module}\n{name}\n(".encode() + text(command) + b"tR",
-        "inst": b"(" + text(command) + f"i{module}\n{name}\n".encode(),
-        "obj": f"(c{module}\n{name}\n".encode() + text(command) + b"o",
-        "stack_global": text(module) + text(name) + b"\x93" + text(command) + b"\x85R",
-        "dotted": text("torch.serialization") + text(f"{module}.{name}") + b"\x93"
-        b"" + text(command) + b"\x85R",
-        # in the state of a foreign object in a foreign object's arguments
-        "nested": b"cforeign\nThing\n(cforeign\nOther\n)\x81}" + text("a") +
-        f"c{module}\n{name}\n(".encode() + text(command) + b"tRsbtR",
-    }[form]  # fmt: skip
-    hand_made(path, b"\x80\x04}" + text("params") + called + b"s.")
-    if form != "dotted":
-        with zipfile.ZipFile(path) as archive:
-            trusted = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-        foreign = types.ModuleType("foreign")
-        foreign.Thing = foreign.Other = Foreign  # type: ignore[attr-defined]
-        with contextlib.suppress(Exception), pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "foreign", foreign)
-            pickle.loads(trusted)
-        assert marker.exists(), "it does nothing when it is trusted: this test shows nothing"
-        marker.unlink()
-    try:
-        loaded = read_weights(path)
-    except ValueError as error:
-        assert "evil.ckpt: not a checkpoint that can be loaded safely" in str(error)
-        assert "\n" not in str(error)
-    else:  # an object that supports no operation
-        assert form == "dotted" and type(loaded["params"]).__name__ == "Placeholder"
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    "instructions",
-    [
-        # attributes of what the reader itself uses: functions, classes
-        b"ctorch._utils\n_rebuild_tensor_v2\n(N}" + text("__call__") + b"K\x01stb.",
-        b"ccollections\nOrderedDict\n(N}" + text("update") + b"K\x01stb.",
-        b"cforeign\nThing\n(N}" + text("__new__") + b"K\x01stb.",
-        # a tensor beyond its storage, one without, a file in place of a storage
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00(I1000\nt(K\x01tI00\nNtR.",
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00(K\x02t(I-1\ntI00\nNtR.",
-        b"ctorch._utils\n_rebuild_tensor_v2\n(]K\x00(K\x02t(K\x01tI00\nNtR.",
-        STORAGE.replace(text("0"), text("../../etc/passwd")) + b".",
-        b"cforeign\nThing\nQ.",
-        b"(" + text("module") + b"cforeign\nThing\ntQ.",
-        b"\x82\x01.",  # an extension of the process' registry
-        b"}" + text("a") + b".",
-        b"",
-    ],
-)
-def test_nonsense_is_refused(instructions: bytes, tmp_path: Path) -> None:
-    # The replacement keeps PyTorch's own reader from being the one that takes or refuses the file.
-    foreign = b"cforeign\nThing\n)R0"
-    hand_made(tmp_path / "odd.ckpt", b"\x80\x02" + foreign + instructions)
-    with pytest.raises(ValueError, match=r"odd\.ckpt: (not a checkpoint|contains a)") as caught:
-        read_weights(tmp_path / "odd.ckpt")
-    assert "\n" not in str(caught.value)
-    assert callable(OrderedDict.update)
-
-
-@pytest.fixture(scope="module")
-def foreign_pickle(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("foreign") / "last.ckpt"
-    lightning_checkpoint(path, {"w": torch.zeros(2)})
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@settings(max_examples=50)
-@given(at=st.integers(0, 10**6), value=st.integers(0, 255))
-def test_damaged_foreign_checkpoints_are_refused_or_loaded(
-    foreign_pickle: bytes, at: int, value: int
-) -> None:
-    content = bytearray(foreign_pickle)
-    content[at % len(content)] = value
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "last.ckpt"
-        hand_made(path, bytes(content))
-        with contextlib.suppress(ValueError):
-            read_weights(path)

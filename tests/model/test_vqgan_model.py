@@ -16,7 +16,7 @@ import pytest
 import torch
 from basicsr.archs.discriminator_arch import UNetDiscriminatorSN
 from basicsr.metrics.psnr_ssim import calculate_psnr
-from test_weights import lightning_checkpoint
+from foreign_checkpoints import lightning_checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 from training import (
