@@ -38,18 +38,18 @@ from __future__ import annotations
 import ctypes
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import backward_in_python
 import torch
+from backward_in_python import backward, grad
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
-from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -75,6 +75,7 @@ _WAITING = {
 }
 _INDEXING = {aten.index, aten.index_put, aten.index_put_}
 _COPYING = {aten._to_copy, aten.copy_, aten._copy_from}
+_OWN_FILES = (__file__, backward_in_python.__file__)
 
 
 class HostSync(AssertionError):
@@ -241,9 +242,9 @@ def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> str | None:
 
 
 def _caller() -> str:
-    """The innermost call outside of PyTorch and of this file."""
+    """The innermost call outside of PyTorch and of what stands in for its parts."""
     for frame in reversed(traceback.extract_stack()):
-        if "/torch/" not in frame.filename and frame.filename != __file__:
+        if "/torch/" not in frame.filename and frame.filename not in _OWN_FILES:
             return f"{frame.filename}:{frame.lineno}: {frame.line}"
     return "?"
 
@@ -312,92 +313,6 @@ def _indexed(value: Any) -> Any:
     if isinstance(value, torch.device) and value.type == "cuda" and value.index is None:
         return FakeGPU.device
     return FakeGPU.device if isinstance(value, str) and value == "cuda" else value
-
-
-def backward(
-    tensors: Tensor | Sequence[Tensor],
-    grad_tensors: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    grad_variables: Any = None,
-    inputs: Sequence[Tensor] | None = None,
-) -> None:
-    assert inputs is None and grad_variables is None, "not needed so far"
-    _propagate(_listed(tensors), _listed(grad_tensors), create_graph, {})
-
-
-def grad(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Tensor | Sequence[Tensor],
-    grad_outputs: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    **_: Any,
-) -> tuple[Tensor | None, ...]:
-    edges = [tuple(get_gradient_edge(tensor)[:2]) for tensor in _listed(inputs)]
-    wanted: dict[Any, Tensor | None] = dict.fromkeys(edges)
-    _propagate(_listed(outputs), _listed(grad_outputs), create_graph, wanted)
-    return tuple(wanted[edge] for edge in edges)
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _propagate(
-    outputs: list[Tensor], grads: list[Any], create_graph: bool, wanted: dict[Any, Tensor | None]
-) -> None:
-    """Runs the graph backwards, as PyTorch's engine does, which needs a GPU for CUDA tensors.
-
-    Args:
-        outputs: where to begin.
-        grads: their gradients; None stands for ones.
-        create_graph: record what is computed.
-        wanted: filled with the gradients of these edges (node, number); if there are any, the
-            gradients of parameters stay as they are. Hooks are not called.
-    """
-    incoming: dict[Any, dict[int, Tensor]] = {}
-
-    def add(node: Any, number: int, grad: Tensor) -> None:
-        # a broadcast is undone by the engine, not by the nodes
-        meta = node._input_metadata[number]
-        assert grad.device == meta.device, f"{node.name()}: gradient on {grad.device}"
-        grad = grad.sum_to_size(meta.shape).to(meta.dtype)
-        gradients = incoming.setdefault(node, {})
-        gradients[number] = gradients[number] + grad if number in gradients else grad
-
-    with torch.set_grad_enabled(create_graph):
-        roots = [get_gradient_edge(output)[:2] for output in outputs]
-        grads += [None] * (len(outputs) - len(grads))
-        for (node, number), output, grad in zip(roots, outputs, grads, strict=True):
-            add(node, number, torch.ones_like(output) if grad is None else grad)
-        for node in _topological(node for node, _ in roots):
-            given = incoming.pop(node, {})
-            wanted.update({(node, n): g for n, g in given.items() if (node, n) in wanted})
-            is_parameter = hasattr(node, "variable")
-            if not given or (is_parameter and wanted):
-                continue
-            run = node.apply if isinstance(node, BackwardCFunction) else node
-            results = _listed(run(*map(given.get, range(len(node._input_metadata)))))
-            for (following, number), result in zip(node.next_functions, results, strict=False):
-                if following is not None and result is not None:
-                    add(following, number, result)
-
-
-def _topological(roots: Iterable[Any]) -> list[Any]:
-    """All nodes that follow from ``roots``, each before those that it hands gradients to."""
-    order: list[Any] = []
-    seen = set()
-    pending = [(root, False) for root in roots]
-    while pending:
-        node, is_done = pending.pop()
-        if is_done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            pending.append((node, True))
-            pending += [(following, False) for following, _ in node.next_functions if following]
-    return order[::-1]
 
 
 def _apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_networks import AIDN_TINY
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,13 +19,12 @@ from rescale_arch.aidn.conditional_resampling import (
 from rescale_arch.memory_format import channels_last
 from rescale_arch.rounding import quantize
 
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 HALF: dict[str, Any] = {"down_unshuffle": 2, "down_num_feat": 16}
 
 
 def tiny(**options: Any) -> AIDN:
     torch.manual_seed(0)
-    return AIDN(**{**TINY, **options}).eval()
+    return AIDN(**{**AIDN_TINY, **options}).eval()
 
 
 def tiny_fixed(scale: int) -> AIDN:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_networks import AIDN_TINY
 from torch import Tensor
 
 from rescale_arch import AIDN, lr_size
 from rescale_arch.aidn import feature_window, streaming
 
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 Pair = tuple[float, float]
 
 
@@ -27,7 +27,7 @@ def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
 def network(offsets: float = 1.0, fixed_scale: int | None = None, **more: Any) -> AIDN:
     """A network whose learned offsets are ``offsets`` times their initial size."""
     torch.manual_seed(0)
-    options = TINY if fixed_scale is None else {"num_feat": 8, "num_block": 2}
+    options = AIDN_TINY if fixed_scale is None else {"num_feat": 8, "num_block": 2}
     net = AIDN(**options, **more, fixed_scale=fixed_scale).eval().requires_grad_(False)
     for trunk in (net.down_net, net.up_net):
         if trunk.sa_sample is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_networks import AIDN_TINY
 from training import changed, model_options, train_options
 
 from rescale_app.cli import main
@@ -17,7 +18,6 @@ from rescale_model.device import autocast
 from rescale_model.models.aidn import AIDNModel
 
 CPU = torch.device("cpu")
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_compare_without_an_option_computes_in_the_faster_precision(
     native: bool, hr_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = str(tmp_path / "tiny.safetensors")
-    save_weights(Path(weights), AIDN(**TINY).state_dict(), config=TINY)
+    save_weights(Path(weights), AIDN(**AIDN_TINY).state_dict(), config=AIDN_TINY)
     image = str(hr_folder / "astronaut.png")
     compare = ["compare", image, "-o", str(tmp_path / "panel.png"), "--weights", weights]
     seen: dict[str, str] = {}

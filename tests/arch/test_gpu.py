@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-import test_vqir
 import torch
-from test_networks_on_gpu import NETWORKS, VQ, scale_of
+from tiny_networks import NETWORKS, VQ_TINY, randomized, scale_of, tiny_vqir
 from torch import Tensor, nn
 
 from rescale_app.rescaler import Rescaler
@@ -100,7 +99,7 @@ def test_tiles_of_aidn_are_the_whole(options: dict[str, Any]) -> None:
 @inference_kernels()
 def test_vqgan_and_its_gradients_are_those_of_the_cpu() -> None:
     torch.manual_seed(0)
-    net = test_vqir.randomized(VQGAN(**VQ))
+    net = randomized(VQGAN(**VQ_TINY))
     hr = torch.rand(2, 3, 61, 75)
     on_gpu = channels_last(deepcopy(net).to(DEVICE))
     expected, result = net(hr), on_gpu(hr.to(DEVICE))
@@ -120,7 +119,7 @@ def test_vqgan_and_its_gradients_are_those_of_the_cpu() -> None:
 @torch.inference_mode()
 @inference_kernels()
 def test_vqir_is_that_of_the_cpu(factor: Literal[16, 32], stage: Literal[1, 2]) -> None:
-    net = test_vqir.tiny(factor, stage)
+    net = tiny_vqir(factor, stage)
     size = (100, 140)
     hr = torch.rand(1, 3, *size)
     lr = net.round_lr(net.downscale(hr))
@@ -137,7 +136,7 @@ def test_vqir_is_that_of_the_cpu(factor: Literal[16, 32], stage: Literal[1, 2]) 
 @pytest.mark.parametrize("stage", [1, 2])
 @torch.inference_mode()
 def test_vqir_in_bfloat16_is_close_and_takes_less_memory(stage: Literal[1, 2]) -> None:
-    net = channels_last(test_vqir.tiny(16, stage).to(DEVICE))
+    net = channels_last(tiny_vqir(16, stage).to(DEVICE))
     size = (1080, 1920)
     lr = torch.rand(1, 3, *net.lr_size(size), device=DEVICE)
     images, peaks = [], []

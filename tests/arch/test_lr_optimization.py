@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_vqir import tiny as tiny_vqir
+from tiny_networks import AIDN_TINY, tiny_vqir
 from torch import Tensor
 
 from rescale_app.included_weights import find_weights
@@ -29,7 +29,6 @@ from rescale_data.image_file import read_image
 from rescale_data.pixels import to_tensor
 from rescale_data.weight_file import read_weights
 
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
 Pair = tuple[float, float]
 SCALES = st.floats(1.01, 4.0) | st.tuples(st.floats(1.0, 4.0), st.floats(1.01, 4.0))
 WHOLE = Search(side=10_000, hr_side=40_000, ring=4, context=6, step=4e-3)
@@ -38,7 +37,7 @@ WHOLE = Search(side=10_000, hr_side=40_000, ring=4, context=6, step=4e-3)
 @cache
 def random_aidn(fixed_scale: Any = None) -> AIDN:
     torch.manual_seed(0)
-    options = TINY if fixed_scale is None else {"num_feat": 8, "num_block": 2}
+    options = AIDN_TINY if fixed_scale is None else {"num_feat": 8, "num_block": 2}
     return AIDN(**options, fixed_scale=fixed_scale).eval().requires_grad_(False)
 
 

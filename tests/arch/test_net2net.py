@@ -7,29 +7,27 @@ from typing import Any
 import pytest
 import recipe
 import torch
+from tiny_networks import AIDN_TINY
 
 from rescale_arch import AIDN
 from rescale_arch.aidn.net2net import grow
 
-SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-
-
-HALF: dict[str, Any] = {**SMALL, "down_unshuffle": 2, "down_num_feat": 16}
+HALF: dict[str, Any] = {**AIDN_TINY, "down_unshuffle": 2, "down_num_feat": 16}
 
 
 @pytest.mark.parametrize(
     "large",
     [
-        SMALL,
+        AIDN_TINY,
         {"num_feat": 16, "num_block": 2, "adapt_interval": 1},
         {"num_feat": 8, "num_block": 5, "adapt_interval": 1},
         {"num_feat": 24, "num_block": 6, "adapt_interval": 3},
         {"num_feat": 16, "num_block": 4, "adapt_interval": 1},
-        {**SMALL, "num_block": 3, "down_num_feat": 16},
+        {**AIDN_TINY, "num_block": 3, "down_num_feat": 16},
     ],
 )
 def test_computes_the_same(large: dict[str, Any]) -> None:
-    check_same(SMALL, large)
+    check_same(AIDN_TINY, large)
 
 
 @pytest.mark.parametrize("changes", [{"num_block": 4}, {"num_feat": 16}, {"down_num_feat": 24}])
@@ -48,7 +46,7 @@ def check_same(small_options: dict[str, Any], large: dict[str, Any]) -> None:
 
 
 def test_everything_that_was_added_learns() -> None:
-    small = recipe.fill(AIDN(**SMALL))
+    small = recipe.fill(AIDN(**AIDN_TINY))
     net = AIDN(num_feat=16, num_block=4, adapt_interval=1).train()
     grow(net, small.state_dict())
     start = {name: value.clone() for name, value in net.state_dict().items()}
@@ -81,5 +79,5 @@ def test_what_does_not_grow(large: dict[str, Any], message: str) -> None:
     net = AIDN(**large)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        grow(net, AIDN(**SMALL).state_dict())
+        grow(net, AIDN(**AIDN_TINY).state_dict())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

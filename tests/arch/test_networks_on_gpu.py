@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from fake_cuda import HostSync, backward, fake_cuda, grad
+from backward_in_python import backward, grad
+from fake_cuda import HostSync, fake_cuda
+from tiny_networks import NETWORKS, VQ_TINY, scale_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rescale_arch import AIDN, VQGAN, VQIR
+from rescale_arch import AIDN, VQIR
 from rescale_arch.aidn.scale_adaption import ScaleAdaption
 from rescale_arch.aidn.trunk import ResidualBlock
 from rescale_arch.memory_format import channels_last
 from rescale_arch.rounding import quantize
 from rescale_arch.vqir.strip_attention import InterStripAttention
 
-VQ: dict[str, Any] = {
-    "ch": 32,
-    "ch_mult": (1, 1, 1, 1, 1),
-    "num_res_blocks": 1,
-    "z_channels": 16,
-    "embed_dim": 32,
-    "n_embed": 64,
-}
-SMALL: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "aidn": lambda: AIDN(**SMALL),
-    "aidn-plus": lambda: AIDN(**SMALL, jpeg_quality=90),
-    "aidn-half": lambda: AIDN(**SMALL, down_unshuffle=2, down_num_feat=16),
-    "aidn-x2": lambda: AIDN(**SMALL, fixed_scale=2),
-    "aidn-x3": lambda: AIDN(**SMALL, fixed_scale=3),
-    "vqgan": lambda: VQGAN(**VQ),
-    "vqir-16-1": lambda: VQIR(16, 1, **VQ),
-    "vqir-16-2": lambda: VQIR(16, 2, **VQ),
-    "vqir-32-1": lambda: VQIR(32, 1, **VQ),
-    "vqir-32-2": lambda: VQIR(32, 2, **VQ),
-}
 SIDE = 70  # no multiple of a factor
-
-
-def scale_of(net: nn.Module) -> tuple[Any, ...]:
-    """The scale argument of the network."""
-    return ((2.5, 1.7),) if isinstance(net, AIDN) and net.fixed_scale is None else ()
 
 
 @pytest.fixture(params=[False, True], ids=["fp32", "bf16"])
@@ -151,7 +128,7 @@ def test_vqir_takes_less_memory_in_bfloat16(stage: Literal[1, 2]) -> None:
     peaks = {}
     for bf16 in (False, True):
         with fake_cuda() as gpu:
-            net = channels_last(VQIR(16, stage, **VQ).to(gpu.device)).eval()
+            net = channels_last(VQIR(16, stage, **VQ_TINY).to(gpu.device)).eval()
             hr = torch.rand(1, 3, 1080, 1920, device=gpu.device)
             half = torch.autocast("cuda", torch.bfloat16, enabled=bf16)
             with torch.no_grad(), half, gpu.memory() as memory:
@@ -230,7 +207,7 @@ class _Reads(torch.autograd.Function):
 def test_waiting_is_found(name: str) -> None:
     with fake_cuda() as gpu:
         x = torch.rand(4, device="cuda")
-        with pytest.raises(HostSync, match=r"test_cuda_fake\.py"), gpu.no_sync():
+        with pytest.raises(HostSync, match=Path(__file__).name), gpu.no_sync():
             WAITING[name](x)
 
 
@@ -262,7 +239,7 @@ def test_a_tensor_on_the_wrong_device_is_found() -> None:
 
 
 def test_gradients_are_propagated_as_by_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = VQIR(32, 2, **VQ)
+    net = VQIR(32, 2, **VQ_TINY)
     parameters = [p for p in net.parameters() if p.requires_grad]
     hr = torch.rand(1, 3, 32, 32)
 
