@@ -1,4 +1,4 @@
-"""Small trainings for tests: a tiny network, its option files, and the real runners."""
+"""Small trainings for tests: option files, models built from them, and the real runners."""
 
 import copy
 import logging
@@ -6,20 +6,28 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import rescale_compat  # noqa: F401  must precede basicsr
 
+import torch
 import yaml
 from basicsr.utils import logger as basicsr_logger
+from tiny_networks import AIDN_TINY
+from torch import Tensor, nn
 
 from rescale_model import runner
 
 PLUGIN = "plugin: !!python/name:rescale_model.register\n"
-NETWORK: dict[str, Any] = {"type": "AIDN", "num_feat": 8, "num_block": 2, "adapt_interval": 1}
+Options = dict[str, Any]
+Make = Callable[..., Any]
+"""Builds a model from options with changes."""
+Check = Callable[..., None]
+"""Writes an option file and checks it."""
+NETWORK: Options = {"type": "AIDN", **AIDN_TINY}
 METRICS = {
     "psnr_y": {"type": "calculate_psnr", "test_y_channel": True},
     "lr_psnr": {"type": "calculate_psnr", "image": "lr"},
@@ -42,6 +50,11 @@ def changed(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         else:
             section[key] = value
     return result
+
+
+def named(**changes: Any) -> Options:
+    """Changes as keyword arguments: ``train__ema_decay=0.9`` is ``{"train: ema_decay": 0.9}``."""
+    return {name.replace("__", ": "): value for name, value in changes.items()}
 
 
 def train_options(lmdb: Path, hr_folder: Path, **top: Any) -> dict[str, Any]:
@@ -145,8 +158,25 @@ def model_options(options: Mapping[str, Any], folder: Path, *, is_train: bool) -
     return opt
 
 
+def step(model: Any, iteration: int, seed: int = 0, size: int = 32) -> None:
+    """A training step of ``model`` on two random images, always the same ones for a seed."""
+    torch.manual_seed(seed)
+    model.feed_data({"gt": torch.rand(2, 3, size, size)})
+    model.optimize_parameters(iteration)
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights as they are now."""
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
 @contextmanager
-def _fresh_logger() -> Iterator[None]:
+def fresh_logger() -> Iterator[None]:
     """BasicSR sets its logger up once in a process, for one run."""
 
     def reset() -> None:
@@ -166,14 +196,14 @@ def _fresh_logger() -> Iterator[None]:
 def train(folder: Path, options: Mapping[str, Any], *arguments: str) -> None:
     """``rescale train`` with ``folder`` as the current one, in this process."""
     path = write_options(folder / "train.yml", options)
-    with chdir(folder), _fresh_logger():
+    with chdir(folder), fresh_logger():
         assert runner.train(["-opt", str(path), *arguments]) == 0
 
 
 def test(folder: Path, options: Mapping[str, Any], *arguments: str) -> Path:
     """``rescale test`` in the same way; returns the folder of its tables."""
     path = write_options(folder / "test.yml", options)
-    with chdir(folder), _fresh_logger():
+    with chdir(folder), fresh_logger():
         assert runner.test(["-opt", str(path), *arguments]) == 0
     return folder / "results" / options["name"] / "visualization" / "whole"
 
