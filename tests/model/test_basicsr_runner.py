@@ -2,12 +2,11 @@
 
 import csv
 import json
-from importlib.util import find_spec
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 import torch
+from runs import copy_basicsr
 from training import changed, command, logged, test_options, train_options, write_options
 
 from rescale_data.image_file import read_info
@@ -19,9 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def folder(tmp_path: Path, hr_folder: Path) -> Path:
     """A folder with a copy of BasicSR and an LMDB in it, and nothing else."""
-    spec = find_spec("basicsr")
-    assert spec is not None and spec.submodule_search_locations
-    copytree(spec.submodule_search_locations[0], tmp_path / "basicsr")
+    copy_basicsr(tmp_path)
     build_lmdb(hr_folder, tmp_path / "train.lmdb")
     return tmp_path
 

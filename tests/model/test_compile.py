@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_distributed import torchrun
+from runs import torchrun
+from tiny_networks import AIDN_TINY
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from training import NETWORK, changed, command, train, train_options, write_options
+from training import changed, command, train, train_options, write_options
+from vq_training import VQ
 
 from rescale_app import Rescaler
 from rescale_arch import AIDN, VQGAN, VQIR
@@ -20,10 +22,6 @@ from rescale_arch.memory_format import channels_last
 from rescale_model.options import check_options
 
 SCALES = (2.5, 1.3, 3.7)
-VQ: dict[str, Any] = {
-    "ch": 32, "ch_mult": (1, 1, 1, 1, 1), "num_res_blocks": 1, "attn_resolutions": (),
-    "z_channels": 32, "embed_dim": 32, "n_embed": 16,
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -173,8 +171,7 @@ def test_a_model_trains_the_same_and_saves_plain_weights(
         run(tmp_path / folder, changed(options, {"train: compile": compiles}))
         saved = tmp_path / folder / "experiments" / "small" / "models" / "net_g_latest.pth"
         states.append(torch.load(saved, weights_only=True)["params"])
-    network = {key: value for key, value in NETWORK.items() if key != "type"}
-    AIDN(**network).load_state_dict(states[1])
+    AIDN(**AIDN_TINY).load_state_dict(states[1])
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=0, atol=1e-5, msg=name)

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from shutil import copy, copytree
 from socket import socket
-from typing import Any
 
 import pytest
 import torch
-from test_resume import assert_same, forget_after, wait_for_iteration
+from runs import TWO_PROCESSES, assert_same, forget_after, torchrun, wait_for_iteration
 from training import (
     changed,
     command,
@@ -30,16 +29,6 @@ from rescale_data.image_file import read_image
 from rescale_data.prepare import build_lmdb
 
 pytestmark = pytest.mark.slow
-
-
-def torchrun(folder: Path, kind: str, options: dict[str, Any], *arguments: str) -> None:
-    path = write_options(folder / f"{kind}.yml", options)
-    result = command(
-        folder,
-        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-        *("-m", "rescale_app.cli", kind, "-opt", path, "--launcher", "pytorch", *arguments),
-    )
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("ema_decay", [0, 0.5])
@@ -150,7 +139,7 @@ def test_two_processes_learn_from_a_teacher(tmp_path: Path, hr_folder: Path) -> 
     path = write_options(tmp_path / "train.yml", changed(options, {"find_unused_parameters": ...}))
     refused = command(
         tmp_path,
-        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *TWO_PROCESSES,
         *("-m", "rescale_app.cli", "train", "-opt", path, "--launcher", "pytorch"),
     )
     assert refused.returncode != 0
@@ -230,8 +219,7 @@ def test_a_signal_stops_both_after_the_same_step(tmp_path: Path, hr_folder: Path
     with open(tmp_path / "output.txt", "w") as output:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-                *("--nproc_per_node", "2", "-m", "rescale_app.cli", "train"),
+                *(sys.executable, *TWO_PROCESSES, "-m", "rescale_app.cli", "train"),
                 *("-opt", path, "--launcher", "pytorch"),
             ],
             cwd=tmp_path,
@@ -282,7 +270,7 @@ def test_a_loss_of_one_process_concerns_both(tmp_path: Path, hr_folder: Path, sk
     (tmp_path / "poisoned.py").write_text(
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from test_resume import PoisonedDataset\n"
+        "from poisoned_dataset import PoisonedDataset\n"
         "from rescale_app.cli import main\n"
         "PoisonedDataset.culprit = 'coffee.png'\n"
         "code = main(sys.argv[1:])\n"
@@ -308,7 +296,7 @@ def test_a_loss_of_one_process_concerns_both(tmp_path: Path, hr_folder: Path, sk
     path = write_options(tmp_path / "train.yml", options)
     result = command(
         tmp_path,
-        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *TWO_PROCESSES,
         *("-m", "poisoned", "train", "-opt", path, "--launcher", "pytorch"),
         modules=Path(f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"),
     )
@@ -334,7 +322,7 @@ def test_files_are_distributed(tmp_path: Path, hr_folder: Path) -> None:
     def run(kind: str, source: str, out: str, *options: str) -> subprocess.CompletedProcess[str]:
         return command(
             tmp_path,
-            *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *TWO_PROCESSES,
             *("-m", "rescale_app.cli", kind, source, "-o", out, "--weights", weights, *options),
             *("--precision", "fp32", "--launcher", "pytorch"),
         )
@@ -342,23 +330,8 @@ def test_files_are_distributed(tmp_path: Path, hr_folder: Path) -> None:
     result = run("down", "hr", "two", "-s", "2")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("4 of 4 images written to two") == 1
-    assert (
-        main(
-            [
-                "down",
-                f"{tmp_path}/hr",
-                "-o",
-                f"{tmp_path}/one",
-                "--weights",
-                str(weights),
-                "--precision",
-                "fp32",
-                "-s",
-                "2",
-            ]
-        )
-        == 0
-    )
+    alone = ["down", f"{tmp_path}/hr", "-o", f"{tmp_path}/one", "--weights", str(weights)]
+    assert main([*alone, "--precision", "fp32", "-s", "2"]) == 0
     for path in (tmp_path / "one").iterdir():
         assert (read_image(tmp_path / "two" / path.name) == read_image(path)).all()
 

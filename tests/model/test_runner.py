@@ -2,62 +2,31 @@
 
 import csv
 import json
-import os
 import re
-import sys
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
-import rescale_compat  # noqa: F401  must precede basicsr
-
-import basicsr.train
-import basicsr.utils.options
 import numpy as np
 import pytest
 import torch
-import yaml
-from training import changed, command, logged, test, test_options, train, train_options
+from training import Options, changed, command, logged, test, test_options, train
 from training import write_options as write
 
-from rescale_app.cli import main
 from rescale_arch import AIDN
 from rescale_data.image_file import read_info
 from rescale_data.weight_file import fingerprint
-from rescale_model import runner
 from rescale_model.training.scale_schedule import ScaleSchedule
 
-Options = dict[str, Any]
-
 
 @pytest.fixture(scope="module")
-def options(lmdb: Path, hr_folder: Path) -> Options:
-    return train_options(lmdb, hr_folder)
-
-
-@pytest.fixture(scope="module")
-def trained(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(thirty_iterations: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run by the command. Copy it before writing into it."""
     folder = tmp_path_factory.mktemp("trained")
-    with_worker = changed(options, {"datasets: train: num_worker_per_gpu": 1})
+    with_worker = changed(thirty_iterations, {"datasets: train: num_worker_per_gpu": 1})
     path = write(folder / "train.yml", with_worker)
     result = command(folder, "-m", "rescale_app.cli", "train", "-opt", path)
     assert result.returncode == 0, result.stderr
     return folder
-
-
-@pytest.fixture
-def short(options: Options) -> Options:
-    """A run of four iterations that saves at the second and the fourth."""
-    return changed(
-        options,
-        {
-            "train: total_iter": 4,
-            "train: scheduler: milestones": [3],
-            "logger: save_checkpoint_freq": 2,
-            "val": None,
-        },
-    )
 
 
 # training ---------------------------------------------------------------------------------------
@@ -111,39 +80,30 @@ def test_the_log_has_the_table_of_every_validation(trained: Path) -> None:
     assert re.search(row, text)
 
 
-def test_debug_has_a_name_and_steps_of_its_own(options: Options, tmp_path: Path) -> None:
-    train(tmp_path, changed(options, {"train: total_iter": 8}), "--debug")
+def test_debug_has_a_name_and_steps_of_its_own(thirty_iterations: Options, tmp_path: Path) -> None:
+    train(tmp_path, changed(thirty_iterations, {"train: total_iter": 8}), "--debug")
     experiment = tmp_path / "experiments" / "debug_small"
     assert list(logged(experiment)) == list(range(1, 9))
     assert (experiment / "models" / "net_g_8.pth").is_file()
     assert (experiment / "visualization" / "whole" / "metrics_8.csv").is_file()
 
 
-def test_options_can_be_forced(short: Options, tmp_path: Path) -> None:
-    train(tmp_path, short, "--force_yml", "train:total_iter=2", "name=forced", "train:ema_decay=0")
+def test_options_can_be_forced(four_iterations: Options, tmp_path: Path) -> None:
+    train(
+        tmp_path,
+        four_iterations,
+        "--force_yml",
+        "train:total_iter=2",
+        "name=forced",
+        "train:ema_decay=0",
+    )
     experiment = tmp_path / "experiments" / "forced"
     assert list(logged(experiment)) == [1, 2]
     assert torch.load(experiment / "models" / "net_g_2.pth").keys() == {"params", "config"}
 
 
-@pytest.mark.parametrize("forced", [False, True])
-def test_auto_takes_one_of_several_gpus_and_names_torchrun(
-    forced: bool,
-    short: Options,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    options = changed(short, {"num_gpu": 2 if forced else "auto"})
-    # none of the four is really there
-    with pytest.raises(ValueError, match="num_gpu is 1, but PyTorch finds no GPU"):
-        train(tmp_path, options, *(("--force_yml", "num_gpu=auto") if forced else ()))
-    assert "one of 4 GPUs; to use all: torchrun --nproc_per_node 4" in capsys.readouterr().err
-
-
-def test_without_a_seed(short: Options, tmp_path: Path) -> None:
-    train(tmp_path, changed(short, {"manual_seed": ...}))
+def test_without_a_seed(four_iterations: Options, tmp_path: Path) -> None:
+    train(tmp_path, changed(four_iterations, {"manual_seed": ...}))
     text = next((tmp_path / "experiments" / "small").glob("train_*.log")).read_text()
     drawn = re.search(r"manual_seed: (\d+)", text)
     assert drawn
@@ -152,67 +112,19 @@ def test_without_a_seed(short: Options, tmp_path: Path) -> None:
     assert [e["scale"] for e in log.values()] == pytest.approx([schedule(i) for i in log])
 
 
-def test_the_same_seed_gives_the_same_weights(short: Options, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(four_iterations: Options, tmp_path: Path) -> None:
     marks = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(tmp_path, short | {"name": name, "manual_seed": seed})
+        train(tmp_path, four_iterations | {"name": name, "manual_seed": seed})
         path = tmp_path / "experiments" / name / "models" / "net_g_latest.pth"
         marks.append(fingerprint(torch.load(path)["params"]))
     assert marks[0] == marks[1] != marks[2]
 
 
-def test_images_in_eight_bits_train_the_same_network(options: Options, tmp_path: Path) -> None:
-    results = []
-    for dtype in ("float32", "uint8"):
-        changes = {f"datasets: {phase}: dtype": dtype for phase in ("train", "val")}
-        short = {"name": dtype, "train: total_iter": 4, "val: val_freq": 4}
-        train(tmp_path, changed(options, changes | short))
-        experiment = tmp_path / "experiments" / dtype
-        weights = torch.load(experiment / "models" / "net_g_latest.pth")["params"]
-        metrics = experiment / "visualization" / "whole" / "metrics_4.json"
-        results.append((fingerprint(weights), metrics.read_text()))
-    assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("given", [{}, {"persistent_workers": False, "pin_memory": False}])
-def test_defaults_of_data_loading(
-    given: Options, short: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = runner.create_train_val_dataloader
-    found = []
-
-    def create(*args: Any) -> Any:
-        found.extend([(loaders := original(*args))[0].persistent_workers, loaders[0].pin_memory])
-        return loaders
-
-    monkeypatch.setattr(runner, "create_train_val_dataloader", create)
-    changes = {"num_worker_per_gpu": 1, **given}
-    train(tmp_path, changed(short, {f"datasets: train: {k}": v for k, v in changes.items()}))
-    assert found == [not given, False]
-    for on_gpu in (False, True):
-        dataset = {"num_worker_per_gpu": 0, **given}
-        runner._set_loading_defaults(dataset, on_gpu)
-        assert dataset["pin_memory"] == (on_gpu and not given)
-        assert not dataset["persistent_workers"]
-
-
-def test_a_thread_that_prefetches_has_no_persistent_workers(short: Options, tmp_path: Path) -> None:
-    """They share one iterator across epochs, which the threads of two epochs would use at once."""
-    changes: Options = {"num_worker_per_gpu": 1, "prefetch_mode": "cpu"}
-    runner._set_loading_defaults(changes, on_gpu=True)
-    assert not changes["persistent_workers"]
-    changes["persistent_workers"] = True
-    options = changed(short, {f"datasets: train: {k}": v for k, v in changes.items()})
-    with pytest.raises(
-        ValueError, match="persistent_workers: true is not supported with prefetch_mode: cpu"
-    ):
-        train(tmp_path, options)
-
-
-def test_the_guide_weights_may_be_a_mapping(short: Options, tmp_path: Path) -> None:
+def test_the_guide_weights_may_be_a_mapping(four_iterations: Options, tmp_path: Path) -> None:
     logs = []
     for name, weights in (("list", [[1, 1], [3, 100]]), ("mapping", {1: 1, 3: 100})):
-        train(tmp_path, changed(short, {"name": name, "train: guide_weights": weights}))
+        train(tmp_path, changed(four_iterations, {"name": name, "train: guide_weights": weights}))
         logs.append(logged(tmp_path / "experiments" / name))
     assert logs[0] == logs[1]
     assert logs[1][3]["l_guide"] > 10 * logs[1][2]["l_guide"]
@@ -220,42 +132,17 @@ def test_the_guide_weights_may_be_a_mapping(short: Options, tmp_path: Path) -> N
     assert re.search(r"guide_weights:\[\n\s+1: 1\n\s+3: 100\n\s+\]", text)
 
 
-@pytest.mark.parametrize("batch", [2, 3])
-def test_training_with_small_datasets_reaches_the_last_iteration(
-    short: Options, tmp_path: Path, batch: int
-) -> None:
-    # four images: with a batch of three, an epoch is one batch, not the two that it rounds up to
-    changes = {
-        "datasets: train: dataset_enlarge_ratio": 1,
-        "datasets: train: batch_size_per_gpu": batch,
-        "train: total_iter": 13,
-        "logger: save_checkpoint_freq": 13,
-    }
-    train(tmp_path, changed(short, changes))
-    assert list(logged(tmp_path / "experiments" / "small")) == list(range(1, 14))
-
-
-def test_fewer_images_than_a_batch(short: Options, tmp_path: Path) -> None:
-    changes = {
-        "datasets: train: dataset_enlarge_ratio": 1,
-        "datasets: train: batch_size_per_gpu": 5,
-    }
-    with pytest.raises(ValueError, match="datasets: train: 4 images do not fill a batch of 5"):
-        train(tmp_path, changed(short, changes))
-    assert not list(tmp_path.rglob("*.pth"))
-
-
 # resuming ---------------------------------------------------------------------------------------
 
 
 def test_a_run_continues_as_if_it_had_not_stopped(
-    trained: Path, options: Options, tmp_path: Path
+    trained: Path, thirty_iterations: Options, tmp_path: Path
 ) -> None:
     whole = logged(trained / "experiments" / "small")
     copytree(trained / "experiments", tmp_path / "experiments")
     for log in (tmp_path / "experiments" / "small").glob("train_*.log"):
         log.unlink()
-    train(tmp_path, options, "--auto_resume")
+    train(tmp_path, thirty_iterations, "--auto_resume")
     experiment = tmp_path / "experiments" / "small"
     resumed = logged(experiment)
     assert list(resumed) == list(range(21, 31))
@@ -269,51 +156,32 @@ def test_a_run_continues_as_if_it_had_not_stopped(
     assert {int(entry["step"]) for entry in state["optimizers"][0]["state"].values()} == {20}
 
 
-def test_the_newest_of_several_states_is_found(short: Options, tmp_path: Path) -> None:
-    train(tmp_path, changed(short, {"train: total_iter": 10}))
+def test_the_newest_of_several_states_is_found(four_iterations: Options, tmp_path: Path) -> None:
+    train(tmp_path, changed(four_iterations, {"train: total_iter": 10}))
     states = tmp_path / "experiments" / "small" / "training_states"
     assert {path.name for path in states.iterdir()} == {f"{n}.state" for n in (2, 4, 6, 8, 10)}
     (states / "notes.txt").touch()
     (states / "latest.state").touch()
-    train(tmp_path, changed(short, {"train: total_iter": 11}), "--auto_resume")
+    train(tmp_path, changed(four_iterations, {"train: total_iter": 11}), "--auto_resume")
     logs = (tmp_path / "experiments" / "small").glob("train_*.log")
     assert any("Resuming training from epoch: 1, iter: 10." in log.read_text() for log in logs)
 
 
-def test_auto_resume_starts_where_there_is_nothing(short: Options, tmp_path: Path) -> None:
-    train(tmp_path, short, "--auto_resume")
+def test_auto_resume_starts_where_there_is_nothing(
+    four_iterations: Options, tmp_path: Path
+) -> None:
+    train(tmp_path, four_iterations, "--auto_resume")
     assert list(logged(tmp_path / "experiments" / "small")) == [1, 2, 3, 4]
 
 
-def test_a_named_state_is_resumed(short: Options, tmp_path: Path) -> None:
-    train(tmp_path, short)
+def test_a_named_state_is_resumed(four_iterations: Options, tmp_path: Path) -> None:
+    train(tmp_path, four_iterations)
     experiment = tmp_path / "experiments" / "small"
     for log in experiment.glob("train_*.log"):
         log.unlink()
     state = experiment / "training_states" / "2.state"
-    train(tmp_path, changed(short, {"path: resume_state": str(state)}))
+    train(tmp_path, changed(four_iterations, {"path: resume_state": str(state)}))
     assert list(logged(experiment)) == [3, 4]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"no state", r"4\.state: not a checkpoint"),
-        (b"", r"4\.state: not a checkpoint"),
-        (None, r"4\.state: not a training state, it lacks epoch, iter, optimizers, schedulers"),
-    ],
-)
-def test_a_file_that_is_not_a_state_is_named(
-    short: Options, tmp_path: Path, content: bytes | None, message: str
-) -> None:
-    folder = tmp_path / "experiments" / "small" / "training_states"
-    folder.mkdir(parents=True)
-    if content is None:
-        torch.save({"params": {}}, folder / "4.state")
-    else:
-        (folder / "4.state").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        train(tmp_path, short, "--auto_resume")
 
 
 # testing ----------------------------------------------------------------------------------------
@@ -338,7 +206,7 @@ def test_a_test_writes_tables_and_images(trained: Path, hr_folder: Path, tmp_pat
 
 
 def test_the_average_can_be_tested(
-    trained: Path, hr_folder: Path, tmp_path: Path, options: Options
+    trained: Path, hr_folder: Path, tmp_path: Path, thirty_iterations: Options
 ) -> None:
     """What the last validation of the training evaluated."""
     experiment = trained / "experiments" / "small"
@@ -359,80 +227,3 @@ def test_the_lr_files_of_a_test_are_restored_by_another(
     second = test(tmp_path, changed(options, {"name": "again", "val: lr_folder": str(first)}))
     for name in ("metrics.csv", "metrics.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-
-
-# errors -----------------------------------------------------------------------------------------
-
-
-def test_errors_come_before_anything_is_written(options: Options, tmp_path: Path) -> None:
-    wrong: list[tuple[Options, tuple[str, ...], str]] = [
-        (changed(options, {"train: totl_iter": 1}), (), "totl_iter is unknown"),
-        (options, ("--force_yml", "train:totl_iter=1"), "totl_iter is unknown"),
-        (options, ("--force_yml", "no:total_iter=1"), "there is no section no"),
-        (changed(options, {"datasets: val: dataroot_gt": "/gone"}), (), "folder: /gone"),
-    ]
-    for changes, arguments, message in wrong:
-        with pytest.raises(ValueError, match=message):
-            train(tmp_path, changes, *arguments)
-        assert os.listdir(tmp_path) == ["train.yml"]
-
-
-def test_an_lmdb_without_its_list(options: Options, lmdb: Path, tmp_path: Path) -> None:
-    copytree(lmdb, tmp_path / "bare.lmdb")
-    (tmp_path / "bare.lmdb" / "meta_info.txt").unlink()
-    wrong = changed(options, {"datasets: train: dataroot_gt": str(tmp_path / "bare.lmdb")})
-    with pytest.raises(ValueError, match=r"bare\.lmdb.*meta_info\.txt"):
-        train(tmp_path, wrong)
-    assert not (tmp_path / "experiments").exists()
-
-
-def test_usage_is_basicsrs_own(capsys: pytest.CaptureFixture[str]) -> None:
-    for run in (runner.train, runner.test):
-        with pytest.raises(SystemExit) as caught:
-            run([])
-        assert caught.value.code == 2
-        assert "-opt" in capsys.readouterr().err
-
-
-def test_the_command_reports_an_error_in_a_line(
-    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(tmp_path / "wrong.yml", changed(options, {"vall": {}}))
-    assert main(["train", "-opt", str(path)]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "wrong.yml: vall is unknown (nearest known: val)" in error
-
-
-@pytest.mark.parametrize(
-    ("plugin", "message"),
-    [
-        ("no_such_package.register", "No module named 'no_such_package'"),
-        ("json.nothing", "json has"),
-    ],
-)
-def test_a_plugin_that_is_not_there(
-    plugin: str, message: str, options: Options, tmp_path: Path
-) -> None:
-    path = tmp_path / "wrong.yml"
-    path.write_text(f"plugin: !!python/name:{plugin}\n" + yaml.safe_dump(options))
-    with pytest.raises(ValueError, match=rf"wrong.yml: plugin {plugin}: .*{message}"):
-        runner.train(["-opt", str(path)])
-
-
-def test_basicsr_is_restored_afterwards(short: Options, tmp_path: Path) -> None:
-    def state() -> tuple[Any, ...]:
-        return (
-            sys.argv,
-            basicsr.train.parse_options,
-            basicsr.train.load_resume_state,
-            basicsr.train.create_train_val_dataloader,
-            basicsr.utils.options.init_dist,
-        )
-
-    before = state()
-    train(tmp_path, short)
-    assert state() == before
-    with pytest.raises(ValueError):
-        train(tmp_path, changed(short, {"network_g: num_feat": 12}))
-    assert state() == before

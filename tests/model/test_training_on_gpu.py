@@ -14,12 +14,10 @@ import torch
 from basicsr.archs import build_network
 from basicsr.models import build_model
 from fake_cuda import FakeGPU, fake_cuda
-from test_vqgan_model import vqgan_options
-from test_vqir_model import VQ
-from test_vqir_model import train_options as vqir_options
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from training import changed, model_options, train_options
+from training import changed, model_options, named, train_options
+from vq_training import VQ, vqgan_options, vqir_train_options
 
 from rescale_arch import VQGAN, VQIR, bicubic
 from rescale_model.models.base import RescalingModel
@@ -37,10 +35,10 @@ def options_of(trainer: str, folder: Path, **changes: Any) -> dict[str, Any]:
         )
     elif trainer == "stage 1":
         torch.save(VQGAN(**VQ).state_dict(), start)
-        options = vqir_options(1, start, folder, folder)
+        options = vqir_train_options(1, start, folder, folder)
     elif trainer == "stage 2":
         torch.save(VQIR(factor=16, stage=1, **VQ).state_dict(), start)
-        options = vqir_options(2, start, folder, folder)
+        options = vqir_train_options(2, start, folder, folder)
     else:
         options = train_options(folder, folder)
         options["network_g"]["jpeg_quality"] = 90 if trainer == "aidn+" else None
@@ -50,7 +48,7 @@ def options_of(trainer: str, folder: Path, **changes: Any) -> dict[str, Any]:
             "num_gpu": 1,
             "train: ema_decay": 0.9,
             "train: skip_non_finite": True,
-            **{name.replace("__", ": "): value for name, value in changes.items()},
+            **named(**changes),
         },
     )
     return model_options(options, folder, is_train=True)
