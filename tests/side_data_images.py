@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
+from encoded_images import encoded
 from PIL import Image, ImageCms
 from skimage import data
 
@@ -64,12 +63,6 @@ def camera_exif() -> bytes:
         body += struct.pack(f"{order}HHL", tag, kind, 1) + short
     body += bytes(4) + thumbnail
     return b"Exif\0\0" + bytes(body)
-
-
-def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 def rgba() -> Image.Image:

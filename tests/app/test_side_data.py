@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from encoded_images import encoded
 from PIL import Image
 from side_data_images import (
     ALPHA,
@@ -23,7 +24,6 @@ from side_data_images import (
     TRANSPARENT,
     WIDTH,
     camera_exif,
-    encoded,
 )
 
 from rescale_app import Rescaler

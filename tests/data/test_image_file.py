@@ -1,24 +1,21 @@
+"""Image files: what is read, written and listed, and errors that name the file."""
+
 import io
-import itertools
-import json
 import os
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from encoded_images import INFO, MODES, encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from skimage import data
 
 from rescale_data.image_file import (
     ImageFileError,
-    LRInfo,
     decode_image,
     list_images,
     read_image,
@@ -26,27 +23,6 @@ from rescale_data.image_file import (
     to_float,
     write_image,
 )
-
-INFO = LRInfo("aidn", (2.5, 4 / 3), (301, 400), "sha256:0123456789abcdef")
-
-
-@pytest.fixture(scope="module")
-def hr_image() -> np.ndarray:
-    return data.astronaut()[:120, 60:210]
-
-
-def encoded(hr_image, file_format, mode="RGB", **options) -> bytes:
-    buffer = io.BytesIO()
-    image = hr_image if isinstance(hr_image, Image.Image) else Image.fromarray(hr_image)
-    image.convert(mode).save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-MODES = [
-    ("PNG", "L"), ("PNG", "LA"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "1"), ("PNG", "RGB"),
-    ("JPEG", "L"), ("JPEG", "CMYK"), ("JPEG", "RGB"), ("BMP", "P"), ("BMP", "RGB"),
-    ("TIFF", "L"), ("TIFF", "CMYK"), ("TIFF", "RGB"), ("WEBP", "RGB"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("file_format", "mode"), MODES)
@@ -181,142 +157,6 @@ def test_jpeg_quality_and_chroma(tmp_path, hr_image):
         sizes.append((tmp_path / "a.jpg").stat().st_size)
     assert sizes == sorted(sizes)
     assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - hr_image).mean() < 4
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
-def test_other_readers_open_a_file_with_info(tmp_path, hr_image, suffix):
-    path = tmp_path / f"a{suffix}"
-    write_image(path, hr_image, info=INFO)
-    assert read_info(path) == INFO
-    with Image.open(path) as image:
-        image.load()
-        assert image.size == (150, 120)
-    assert cv2.imread(os.fspath(path)).shape == hr_image.shape
-
-
-infos = st.builds(
-    LRInfo,
-    st.sampled_from(["aidn"]),
-    st.tuples(*[st.floats(1, 4)] * 2),
-    st.tuples(*[st.integers(1, 10**7)] * 2),
-    st.text(min_size=1, max_size=100),
-)
-
-
-@settings(deadline=None)
-@given(infos, st.sampled_from([".png", ".jpg", ".webp"]))
-def test_info_comes_back_exactly(tmp_path_factory, info, suffix):
-    path = tmp_path_factory.getbasetemp() / f"info{suffix}"
-    write_image(path, np.zeros((2, 3, 3), np.uint8), info=info)
-    assert read_info(path) == info
-
-
-def test_plain_images_carry_nothing(tmp_path, hr_image):
-    for suffix, (file_format, mode) in itertools.product((".png", ".bin"), MODES):
-        path = tmp_path / f"plain{suffix}"
-        path.write_bytes(encoded(hr_image, file_format, mode))
-        assert read_info(path) is None
-
-
-def test_comments_of_others_do_not_hide_the_info(tmp_path, hr_image):
-    path = tmp_path / "a.jpg"
-    write_image(path, hr_image, info=INFO)
-    content = path.read_bytes()
-    comment = b"made by another tool"
-    segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
-    table = content.index(b"\xff\xdb")
-    path.write_bytes(content[:table] + segment + content[table:])
-    assert read_info(path) == INFO
-    path.write_bytes(content[:2] + segment + content[2:])
-    assert read_info(path) == INFO
-
-
-def test_a_chunk_behind_the_pixels_is_found(tmp_path, hr_image):
-    path = tmp_path / "a.png"
-    write_image(path, hr_image)
-    content = path.read_bytes()
-    chunk = b"tEXtrescale\0" + INFO.to_json().encode()
-    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    path.write_bytes(content[:-12] + chunk + content[-12:])
-    assert read_info(path) == INFO
-
-
-def test_reading_the_info_of_a_png_decodes_no_pixels(tmp_path, hr_image):
-    path = tmp_path / "a.png"
-    for options in ({}, {"info": INFO}):
-        write_image(path, hr_image, **options)
-        content = path.read_bytes()
-        start = content.index(b"IDAT")
-        path.write_bytes(content[: start + 99] + bytes(9) + content[start + 108 :])
-        with pytest.raises(ImageFileError):
-            read_image(path)
-        assert read_info(path) == options.get("info")
-
-
-@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
-def test_other_kinds_of_text_chunks_are_read(tmp_path, hr_image, kind):
-    text = INFO.to_json().encode()
-    body = {
-        b"zTXt": b"rescale\0\0" + zlib.compress(text),
-        b"iTXt": b"rescale\0\0\0\0\0" + text,
-    }[kind]
-    chunk = struct.pack(">I", len(body)) + kind + body
-    chunk += struct.pack(">I", zlib.crc32(kind + body))
-    content = encoded(hr_image, "PNG")
-    path = tmp_path / "a.png"
-    for place in (33, len(content) - 12):  # before the pixels, and behind them
-        path.write_bytes(content[:place] + chunk + content[place:])
-        assert read_info(path) == INFO
-    path.write_bytes(content[:33] + chunk[:-1] + b"?" + content[33:])
-    with pytest.raises(ImageFileError, match=r"a\.png: broken image file \(.*checksum"):
-        read_info(path)
-
-
-GOOD = json.loads(INFO.to_json())
-MALFORMED = [
-    {"scale": [0.99, 2]},
-    {"scale": [2, 256.5]},
-    {"scale": [float("nan"), 2]},
-    {"scale": [float("inf"), 2]},
-    {"scale": [10**400, 2]},
-    {"scale": [2]},
-    {"scale": "22"},
-    {"scale": [True, 2]},
-    {"scale": 2},
-    {"network": "other", "scale": [0.5, 2]},
-    {"size": [0, 5]},
-    {"size": [5, -5]},
-    {"size": [5.0, 5]},
-    {"size": [True, 5]},
-    {"size": None},
-    {"network": ""},
-    {"network": ["aidn"]},
-    {"weights": None},
-    {"version": 2},
-    {"more": 1},
-]
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-@pytest.mark.parametrize(
-    "text",
-    [json.dumps(GOOD | change) for change in MALFORMED]
-    + ["", "no json", "[]", "null", "{}", "[" * 20_000, "__import__('os').abort()"],
-    ids=lambda text: text[:60],
-)
-def test_malformed_info_is_an_error_that_names_the_file(tmp_path, text, suffix):
-    path = tmp_path / f"bad{suffix}"
-    image = Image.new("RGB", (4, 4))
-    if suffix == ".png":
-        content = bytearray(encoded(image, "PNG"))
-        chunk = b"tEXtrescale\0" + text.encode()
-        chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        content[33:33] = chunk
-        path.write_bytes(content)
-    else:
-        image.save(path, comment=f"rescale:{text}")
-    with pytest.raises(ValueError, match=r"bad\.(png|jpg): malformed record: "):
-        read_info(path)
 
 
 @settings(max_examples=25, deadline=None)  # a damaged length makes a decoder ask for memory

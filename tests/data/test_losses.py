@@ -1,12 +1,14 @@
+"""Losses that reading a file may bring, and the warnings about them."""
+
 import io
 import struct
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+from encoded_images import encoded, png_chunk
 from PIL import Image, ImageCms, PngImagePlugin
 from skimage import data
 
@@ -18,12 +20,6 @@ RGB = data.astronaut()[:48, 60:124]
 IMAGE = Image.fromarray(RGB)
 INFO = LRInfo("aidn", (2, 2), (96, 128), "sha256:0123456789abcdef")
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF/></x:xmpmeta>"
-
-
-def encoded(image: Image.Image, file_format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 def as_tiff(pixels: np.ndarray, **options) -> bytes:
@@ -85,8 +81,7 @@ def own(suffix: str, folder: Path) -> bytes:
 def with_chunk(kind: bytes, body: bytes) -> bytes:
     """A PNG with another chunk behind its header."""
     content = encoded(IMAGE, "PNG")
-    chunk = struct.pack(">I", len(body)) + kind + body
-    return content[:33] + chunk + struct.pack(">I", zlib.crc32(kind + body)) + content[33:]
+    return content[:33] + png_chunk(kind, body) + content[33:]
 
 
 def chromaticity(*values: float) -> bytes:
