@@ -47,15 +47,14 @@ def _auto_is_fp32() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The file of a tiny AIDN with random weights; test modules may override it."""
-    import torch
+    from tiny_networks import AIDN_TINY
 
     from rescale_arch import AIDN
     from rescale_data.weight_file import save_weights
 
     torch.manual_seed(0)
-    config: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, AIDN(**config).state_dict(), config=config)
+    save_weights(path, AIDN(**AIDN_TINY).state_dict(), config=AIDN_TINY)
     return str(path)
 
 
