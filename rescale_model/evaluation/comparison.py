@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from rescale_arch.bicubic import bicubic_lr
 from rescale_data.image_file import LRInfo
@@ -91,16 +92,21 @@ class Comparison:
                 if of == network:
                     yield file, name, steps
 
-    def report(self, rows: list[dict[str, Any]]) -> ComparisonReport:
+    def report(self, rows: list[dict[str, Any]], hide_progress: bool = True) -> ComparisonReport:
         """Measures time and memory of each method, and adds them to the rows of all images.
+
+        Args:
+            rows: the rows of :meth:`evaluate`.
+            hide_progress: whether to hide the progress bar.
 
         Raises:
             MemoryError: there is not enough memory to measure a method.
         """
         size, device = self.plan.cost_size, self._device.type
+        methods = tqdm(self.plan.methods().items(), unit="method", disable=hide_progress)
         costs = {
             name: measure_cost(self.plan.weights[network], self.plan.scales, size, device, steps)
-            for name, (network, steps) in self.plan.methods().items()
+            for name, (network, steps) in methods
         }
         where = (
             torch.cuda.get_device_name()

@@ -77,7 +77,7 @@ class BenchmarkModel(BaseModel):
                 rows += self.comparison.evaluate(dataset[index], folder)
         logger = get_root_logger()
         logger.info("Measuring time and memory")
-        report = self.comparison.report(rows)
+        report = self.comparison.report(rows, hide_progress=hidden)
         report.write(path["results_root"])
         write_options(path["results_root"], self.opt)
         first = next(iter(report.metrics))
