@@ -1,7 +1,7 @@
 # Everything runs in .venv, which the first target that needs it sets up.
 # Another interpreter: make PYTHON=/path/to/python3.13 demo
 # Another environment, next to .venv: make VENV=.venv-3.13 PYTHON=/path/to/python3.13 test
-# Some of the tests: make test TESTS="tests/app/test_cli.py -k compare"
+# Some of the tests: make test TESTS="tests/app/test_cli_files.py -k compare"
 
 VENV ?= .venv
 IS_SUPPORTED := -c 'import sys; sys.exit(sys.version_info < (3, 11))'

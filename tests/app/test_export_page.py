@@ -1,11 +1,10 @@
-"""The exported web page: its runtime, and restoring in a browser."""
+"""The exported web page in a browser: it restores as the command does."""
 
 import functools
 import http.server
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,14 @@ import numpy as np
 import pytest
 import recipe
 import torch
+from exported_page import (
+    INFO,
+    PIXELS,
+    ExportedPage,
+    Handler,
+    HandlerForOldBrowsers,
+    IsolatingHandler,
+)
 from looks import faint_texts, set_device
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -21,43 +28,14 @@ from side_data_images import P3, camera_exif
 from skimage import data
 
 from rescale_app import cli
-from rescale_app.export import npm, web_page
-from rescale_app.export.npm import fetch_files
 from rescale_arch import AIDN
 from rescale_data.exif import carried_exif
 from rescale_data.image_file import LRInfo, read_image, write_image
 from rescale_data.losses import Loss
 from rescale_data.weight_file import save_weights
 
-WEB = Path(web_page.__file__).parent / "web"
-INFO = LRInfo("aidn", (2.5, 1.5), (20, 30), "sha256:0123456789abcdef")
-PIXELS = np.zeros((8, 20, 3), np.uint8)
-IMAGE_HISTORY = 0x9213
 TIMES = "\N{MULTIPLICATION SIGN}"
 TINY: dict[str, Any] = {"num_feat": 8, "num_block": 1, "adapt_interval": 1}
-
-# --- the runtime ----------------------------------------------------------------------------------
-
-
-def test_npm_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npm.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="npm, which is not installed"):
-        fetch_files("onnxruntime-web@1.30.0", "", [])
-
-
-def test_another_archive_is_refused(tmp_path: Path) -> None:
-    if shutil.which("npm") is None:
-        pytest.skip("needs npm")
-    package = tmp_path / "package"
-    package.mkdir()
-    (package / "package.json").write_text('{"name": "small", "version": "1.0.0"}')
-    with pytest.raises(ValueError, match=r"has the content sha512-.*: expected sha512-AAAA"):
-        fetch_files(str(package), "sha512-AAAA", [])
-    with pytest.raises(ValueError, match="npm cannot fetch"):
-        fetch_files(str(tmp_path / "missing"), "sha512-AAAA", [])
-
-
-# --- in a browser ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -82,42 +60,6 @@ def site(far_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {  # noqa: RUF012
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-    }
-    isolated = False
-
-    def end_headers(self) -> None:
-        if self.isolated:
-            self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-            self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-class IsolatingHandler(Handler):
-    isolated = True
-
-
-class HandlerForOldBrowsers(Handler):
-    """Serves a worker that finds no ImageDecoder."""
-
-    def do_GET(self) -> None:
-        if self.path != "/worker.js":
-            super().do_GET()
-            return
-        content = b"delete self.ImageDecoder;" + Path(self.directory, "worker.js").read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/javascript")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
 @pytest.fixture
 def address(site: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     handler = getattr(request, "param", Handler)
@@ -134,57 +76,9 @@ def browser_flags() -> tuple[str, ...]:
     return ("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",)  # no other server
 
 
-class Page:
-    """The page in a browser."""
-
-    def __init__(self, browser: Any, address: str, downloads: Path) -> None:
-        self.browser, self.downloads = browser, downloads
-        downloads.mkdir()
-        behavior = {"behavior": "allow", "downloadPath": str(downloads)}
-        browser.execute_cdp_cmd("Browser.setDownloadBehavior", behavior)
-        browser.get(address)
-
-    def find(self, name: str) -> Any:
-        return self.browser.find_element("id", name)
-
-    def shows(self, name: str) -> bool:
-        return bool(self.find(name).is_displayed())
-
-    def until(self, ready: Callable[[], Any], seconds: float = 240) -> None:
-        end = time.monotonic() + seconds
-        while not ready():
-            assert time.monotonic() < end, self.browser.find_element("tag name", "main").text
-            time.sleep(0.1)
-
-    def give(self, file: Path) -> None:
-        self.find("file").send_keys(str(file))
-
-    def restore(self, file: Path) -> NDArray[np.uint8]:
-        self.give(file)
-        self.until(lambda: not self.shows("progress"))
-        assert self.shows("result"), self.find("notice").text
-        return self.save(file)
-
-    def save(self, file: Path) -> NDArray[np.uint8]:
-        saved = self.saved(file)
-        saved.unlink(missing_ok=True)
-        self.find("save").click()
-        self.until(saved.is_file, 30)
-        return read_image(saved)
-
-    def saved(self, file: Path) -> Path:
-        return self.downloads / f"{file.stem}-restored.png"
-
-    def refuse(self, file: Path) -> str:
-        self.give(file)
-        self.until(lambda: self.shows("notice"))
-        assert not self.shows("result")
-        return str(self.find("notice").text)
-
-
 @pytest.fixture
-def page(browser: Any, address: str, tmp_path: Path) -> Page:
-    return Page(browser, address, tmp_path / "downloads")
+def page(browser: Any, address: str, tmp_path: Path) -> ExportedPage:
+    return ExportedPage(browser, address, tmp_path / "downloads")
 
 
 def shrunk(source: Path, target: Path, *options: str) -> Path:
@@ -207,7 +101,7 @@ def agree(first: NDArray[Any], second: NDArray[Any]) -> bool:
 @pytest.mark.browser
 @pytest.mark.parametrize("address", [Handler, IsolatingHandler], indirect=True)
 def test_page_restores_as_the_command_does(
-    page: Page, tmp_path: Path, request: pytest.FixtureRequest
+    page: ExportedPage, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     source = tmp_path / "cat.png"
     write_image(source, data.chelsea()[40:201, 100:301])
@@ -246,7 +140,7 @@ def test_page_restores_as_the_command_does(
 @pytest.mark.browser
 @pytest.mark.parametrize("is_transparent", [False, True])
 def test_side_data_is_restored_as_by_the_command(
-    page: Page, tmp_path: Path, is_transparent: bool
+    page: ExportedPage, tmp_path: Path, is_transparent: bool
 ) -> None:
     colors = data.chelsea()[40:161, 100:281]
     height, width = colors.shape[:2]
@@ -281,7 +175,7 @@ def test_side_data_is_restored_as_by_the_command(
 @pytest.mark.slow
 @pytest.mark.browser
 def test_what_is_dropped_is_said(
-    page: Page, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: ExportedPage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, lr = tmp_path / "cat.png", tmp_path / "lr.png"
     write_image(source, data.chelsea()[100:190, 100:220])
@@ -311,7 +205,7 @@ def test_what_is_dropped_is_said(
 @pytest.mark.browser
 @pytest.mark.parametrize("address", [HandlerForOldBrowsers], indirect=True)
 def test_without_exact_colors_under_transparency_the_page_says_so(
-    page: Page, tmp_path: Path
+    page: ExportedPage, tmp_path: Path
 ) -> None:
     source = Image.fromarray(data.chelsea()[100:190, 100:220]).convert("RGBA")
     source.putalpha(99)
@@ -323,7 +217,7 @@ def test_without_exact_colors_under_transparency_the_page_says_so(
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_texts_are_legible_at_every_width(page: Page, tmp_path: Path) -> None:
+def test_texts_are_legible_at_every_width(page: ExportedPage, tmp_path: Path) -> None:
     write_image(tmp_path / "cat.png", data.chelsea()[100:190, 100:220])
     lr = shrunk(tmp_path / "cat.png", tmp_path / "lr.png", "-s", "2.5")
     (tmp_path / "notes.png").write_text("not an image")
@@ -350,7 +244,7 @@ def test_texts_are_legible_at_every_width(page: Page, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.browser
 def test_tiles_equal_the_whole_and_can_be_canceled(
-    page: Page, far_weights: Path, tmp_path: Path
+    page: ExportedPage, far_weights: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "large.png"
     rng = np.random.default_rng(0)
@@ -381,7 +275,7 @@ def test_tiles_equal_the_whole_and_can_be_canceled(
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_invalid_files_are_reported(page: Page, tmp_path: Path) -> None:
+def test_invalid_files_are_reported(page: ExportedPage, tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
     text.write_text("not an image")
     assert page.refuse(text) == "notes.png is not a PNG, JPEG or WebP file."
@@ -407,7 +301,7 @@ def test_invalid_files_are_reported(page: Page, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.browser
 def test_files_without_a_record_are_restored_with_scale_and_size(
-    page: Page, tmp_path: Path
+    page: ExportedPage, tmp_path: Path
 ) -> None:
     source = tmp_path / "cat.png"
     write_image(source, data.chelsea()[100:190, 100:220])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exported_page import INFO, PIXELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -23,14 +24,12 @@ from side_data_images import P3, camera_exif
 from rescale_app.export import web_page
 from rescale_arch import imresize
 from rescale_data.exif import carried_exif, exif_with_info
-from rescale_data.image_file import LRInfo, read_info, write_image
+from rescale_data.image_file import read_info, write_image
 from rescale_data.losses import Loss, side_data_and_losses
 from rescale_data.pixels import to_pixels
 from rescale_data.side_data import SideData
 
 WEB = Path(web_page.__file__).parent / "web"
-INFO = LRInfo("aidn", (2.5, 1.5), (20, 30), "sha256:0123456789abcdef")
-PIXELS = np.zeros((8, 20, 3), np.uint8)
 IMAGE_HISTORY = 0x9213
 
 LIBRARY = """

@@ -1,8 +1,6 @@
-"""What the page of ``rescale demo`` computes, in which order, and its files."""
+"""What the page of ``rescale demo`` computes."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +11,9 @@ import pytest
 from markupsafe import Markup
 from PIL import Image
 
-from rescale_app import cli
-from rescale_app.html.error_levels import COLORS, MOST, error_image, error_levels
 from rescale_app.page import results
 from rescale_app.page.computing import Source
-from rescale_app.page.jobs import Cancelled, Job, Jobs, Status
+from rescale_app.page.jobs import Cancelled
 from rescale_app.page.restoring import Given, restore
 from rescale_app.page.round_trip import (
     LongestSide,
@@ -26,11 +22,10 @@ from rescale_app.page.round_trip import (
     through_png,
 )
 from rescale_app.page.weights import for_jpeg, titles, without_record
-from rescale_app.page.workspace import KEPT_SECONDS, Workspace
-from rescale_app.quality import Quality
+from rescale_app.page.workspace import Workspace
 from rescale_app.rescaler import Rescaler
 from rescale_arch import VQIR
-from rescale_data.image_file import decode_image, read_image, read_info, write_image
+from rescale_data.image_file import read_image, read_info, write_image
 from rescale_data.weight_file import save_weights
 
 WIDTH, HEIGHT = 100, 76
@@ -53,9 +48,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.fixture(scope="module")
 def rescalers() -> dict[str, Rescaler]:
     return {name: Rescaler(name, "cpu") for name in ("aidn-small", "aidn-plus")}
-
-
-# --- round trips ----------------------------------------------------------------------------------
 
 
 def test_round_trips_and_back(
@@ -249,9 +241,6 @@ def test_jpeg_uses_the_weights_that_the_command_uses(
     assert titles(rescalers) == {"aidn-small": "Fast", "aidn-plus": "For JPEG"}
 
 
-# --- files without a record -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("suffix", "weights"), [("png", "aidn-small"), ("jpg", "aidn-plus")])
 def test_a_file_without_a_record_is_restored_with_what_is_given(
     source: Source, rescalers: dict[str, Rescaler], tmp_path: Path, suffix: str, weights: str
@@ -301,228 +290,3 @@ def test_scale_for_longest(longest: int) -> None:
 def test_impossible_longest_side_is_named(longest: int) -> None:
     with pytest.raises(ValueError, match=f"it can become 25 to 99, not {longest}"):
         scale_for_longest((HEIGHT, WIDTH), longest)
-
-
-def test_error_map_has_the_colors_of_its_scale() -> None:
-    rng = np.random.default_rng(1)
-    one, other = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
-    levels = error_levels(one, other)
-    assert np.array_equal(levels, np.abs(one.astype(int) - other).max(axis=2))
-    ends = np.array([[0, MOST, 255]], np.uint8)
-    pixels = decode_image(error_image(ends), "errors.png")
-    last = [int(COLORS[-1][i : i + 2], 16) for i in (1, 3, 5)]
-    assert pixels[0].tolist() == [[0, 0, 4], last, last]
-
-
-# --- words ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("restored", "bicubic", "text"),
-    [
-        (38.06, 33.82, "restored at 38.1 dB, 4.2 dB better than bicubic"),
-        (30, 31.5, "restored at 30.0 dB, 1.5 dB worse than bicubic"),
-        (30.02, 30, "restored at 30.0 dB, like bicubic"),
-        (np.inf, 40, "restored at \N{INFINITY} dB, \N{INFINITY} dB better than bicubic"),
-        (np.inf, np.inf, "restored at \N{INFINITY} dB, like bicubic"),
-    ],
-)
-def test_gain_in_words(restored: float, bicubic: float, text: str) -> None:
-    qualities = [Quality(0, 0, psnr_y, 0) for psnr_y in (restored, bicubic)]
-    assert results.gain_text(*qualities) == text
-
-
-@pytest.mark.parametrize(
-    ("done", "seconds", "text"),
-    [
-        (0.5, 1, ""),
-        (0.01, 60, ""),
-        (0.5, 4, "about 4 s left"),
-        (0.25, 12, "about 35 s left"),
-        (0.1, 40, "about 6 min left"),
-        (0.999, 60, "about 1 s left"),
-    ],
-)
-def test_time_left(done: float, seconds: float, text: str) -> None:
-    assert results.time_left(done, seconds) == text
-
-
-def test_there_is_one_percentage_over_both_round_trips() -> None:
-    html = results.status_html(Status(0, "Restoring", 0.5, 6.0), 0.6, 0.4, 10.0)
-    assert html.count("%") == 1
-    assert "80 %" in html and "Restoring, about 4 s left" in html
-    assert "Waiting for 2 others" in results.status_html(Status(2))
-
-
-# --- jobs -----------------------------------------------------------------------------------------
-
-Progress = Callable[[str, float], None]
-
-
-class Work:
-    """Work that goes on until it is let go, and counts what runs at the same time."""
-
-    running = 0
-    most = 0
-
-    def __init__(self, result: str) -> None:
-        self.result = result
-        self.started = threading.Event()
-        self.go = threading.Event()
-
-    def __call__(self, progress: Progress) -> str:
-        Work.running += 1
-        Work.most = max(Work.most, Work.running)
-        try:
-            self.started.set()
-            while not self.go.wait(0.01):
-                progress("Working", 0.5)
-            return self.result
-        finally:
-            Work.running -= 1
-
-
-async def finish(job: Job[str]) -> str:
-    async for _ in job.statuses():
-        pass
-    return job.result()
-
-
-async def has_started(work: Work) -> None:
-    assert await asyncio.to_thread(work.started.wait, 60)
-
-
-def test_jobs_take_turns_in_the_order_of_arrival() -> None:
-    async def run() -> None:
-        jobs, works = Jobs(), [Work(name) for name in "abc"]
-        started = [jobs.start(work.result, work) for work in works]
-        await has_started(works[0])
-        statuses: list[AsyncIterator[Status]] = [job.statuses() for job in started]
-        assert [(await anext(each)).ahead for each in statuses] == [0, 1, 2]
-        assert not works[1].started.is_set()
-        for work, job in zip(works, started, strict=True):
-            work.go.set()
-            assert await finish(job) == work.result
-
-    Work.most = 0
-    asyncio.run(run())
-    assert Work.most == 1
-
-
-def test_a_newer_job_of_the_same_owner_takes_the_place_of_the_former() -> None:
-    async def run() -> None:
-        jobs, old, new, other = Jobs(), Work("old"), Work("new"), Work("other")
-        former = asyncio.ensure_future(finish(jobs.start("me", old)))
-        await has_started(old)
-        waiting = jobs.start("other", other)
-        latest = jobs.start("me", new)
-        for work in (new, other):
-            work.go.set()
-        with pytest.raises(Cancelled) as caught:
-            await former
-        assert caught.value.superseded
-        assert await finish(waiting) == "other"
-        assert await finish(latest) == "new"
-        assert not old.go.is_set()
-
-    asyncio.run(run())
-
-
-def test_a_job_that_waits_can_be_cancelled_and_does_not_start() -> None:
-    async def run() -> None:
-        jobs, first, second, third = Jobs(), Work("first"), Work("second"), Work("third")
-        running = jobs.start("one", first)
-        await has_started(first)
-        waiting = jobs.start("two", second)
-        jobs.cancel("two")
-        with pytest.raises(Cancelled) as caught:
-            await finish(waiting)
-        assert not caught.value.superseded
-        last = jobs.start("three", third)
-        for work in (first, third):
-            work.go.set()
-        assert [await finish(running), await finish(last)] == ["first", "third"]
-        assert not second.started.is_set()
-
-    asyncio.run(run())
-
-
-def test_a_job_ends_when_nobody_looks_at_it_any_more() -> None:
-    async def run() -> None:
-        jobs, left, next_ = Jobs(), Work("left"), Work("next")
-        watch: Any = jobs.start("one", left).statuses()
-        await anext(watch)
-        await has_started(left)
-        await watch.aclose()  # as Gradio does when the connection has ended
-        next_.go.set()
-        assert await finish(jobs.start("two", next_)) == "next"
-        assert not left.go.is_set()
-
-    asyncio.run(run())
-
-
-def test_errors_of_a_job_are_those_of_its_work() -> None:
-    def work(progress: Progress) -> str:
-        raise ValueError("too small")
-
-    async def run() -> None:
-        jobs = Jobs()
-        with pytest.raises(ValueError, match="too small"):
-            await finish(jobs.start("me", work))
-        done = Work("done")
-        done.go.set()
-        assert await finish(jobs.start("me", done)) == "done"
-
-    asyncio.run(run())
-
-
-# --- files of visitors ----------------------------------------------------------------------------
-
-
-def test_a_result_stays_until_the_next_is_delivered() -> None:
-    with Workspace() as workspace:
-        with workspace.new("one", "png") as first:
-            (first / "file").touch()
-        with workspace.new("two", "png") as other:
-            pass
-        with workspace.new("one", "png") as second:
-            assert first.exists()
-        assert first.exists()
-        workspace.delivered("one", "png", second)
-        assert (first.exists(), second.exists(), other.exists()) == (False, True, True)
-        with pytest.raises(ValueError, match="no result"), workspace.new("one", "png") as failed:
-            raise ValueError("no result")
-        assert (failed.exists(), second.exists()) == (False, True)
-    assert not workspace.root.exists()
-
-
-def test_results_outlive_a_lost_connection_for_a_while() -> None:
-    now = [0.0]
-    with Workspace(clock=lambda: now[0]) as workspace:
-        with workspace.new("one", "png") as gone, workspace.new("two", "png") as back:
-            pass
-        workspace.leave("one")
-        workspace.leave("two")
-        now[0] = KEPT_SECONDS / 2
-        with workspace.new("two", "png") as later:
-            pass
-        now[0] = KEPT_SECONDS
-        workspace.leave("three")
-        assert (gone.exists(), back.exists(), later.exists()) == (False, True, True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--max-size", "0"], "--max-size must be at least 1"),
-        (["--max-megapixels", "0"], "--max-megapixels must be above 0"),
-        (["--max-megapixels", "nan"], "--max-megapixels must be above 0"),
-        (["--weights", "no.pth"], "no.pth"),
-    ],
-)
-def test_bad_options_are_named(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("gradio", reason="needs the extra demo")
-    assert cli.main(["demo", *arguments]) == 1
-    assert told in capsys.readouterr().err
