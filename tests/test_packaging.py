@@ -126,7 +126,8 @@ def test_installed_hook_serves_every_interpreter(
     where = run(python, "-c", "import rescale_compat as r; print(r.__file__)", cwd=tmp_path)
     assert Path(where).is_relative_to(source if kind == "editable" else packages)
     rescale = environment / "bin/rescale"
-    assert "0.1.0" in run(rescale, "--version", cwd=tmp_path)
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert version in run(rescale, "--version", cwd=tmp_path)
     if kind == "wheel":  # restores with the weights that are in it
         io.imsave(tmp_path / "cat.png", data.chelsea())
         told = run(rescale, "compare", "cat.png", cwd=tmp_path)
