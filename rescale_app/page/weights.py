@@ -19,7 +19,7 @@ from rescale_data.image_file import LRInfo
 Rescalers = Mapping[str, Rescaler]
 """Name of weights -> the network with them."""
 
-_TITLES = {"aidn-small": "Fast", "aidn": "Best", "aidn-plus": "For JPEG", "vqir16-small": "By 16"}
+_TITLES = {"aidn-small": "Fast", "aidn": "Best", "aidn-plus": "For JPEG", "vqir16-small": "x16"}
 
 
 def load_rescalers(files: Sequence[str], device: Any = "auto") -> dict[str, Rescaler]:

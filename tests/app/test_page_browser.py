@@ -48,7 +48,7 @@ def test_a_sample_is_done_when_the_page_opens(
     demo.one("#result summary").click()
     assert "SSIM" in demo.text("#result") and "LR fidelity" in demo.text("#result")
     names = [each.text.strip() for each in demo.all("#weights label")]
-    assert names == ["Fast", "Best", "For JPEG", "By 16"]
+    assert names == ["Fast", "Best", "For JPEG", "x16"]
     # nothing came from elsewhere
     names = "return performance.getEntriesByType('resource').map(entry => entry.name)"
     assert [
@@ -137,13 +137,13 @@ def test_lists_are_those_of_the_browser(demo: DemoPage) -> None:
 
 def test_a_network_with_one_factor(demo: DemoPage) -> None:
     until(demo.one("#scale").is_displayed)
-    demo.choose("weights", "By 16")
+    demo.choose("weights", "x16")
     demo.wait_for("#result h2", f"29 {TIMES} 19")
     demo.wait_until_idle()
     assert not any(box.is_displayed() for box in demo.all("#by, #scale, #longest"))
     assert demo.one("#effort").is_displayed()
     demo.one("#result summary").click()
-    demo.wait_for("#result .rescale-facts", "By 16: VQIR 16")
+    demo.wait_for("#result .rescale-facts", "x16: VQIR 16")
 
 
 def test_effort(demo: DemoPage, demo_images: Path, tmp_path: Path) -> None:
