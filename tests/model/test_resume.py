@@ -148,6 +148,28 @@ def test_if_the_newest_state_is_damaged_the_previous_one_is_used(
     assert_same_run(experiment, whole)
 
 
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, None),
+        ({"train: total_iter": 13}, None),
+        ({"train: scheduler: periods": [9, 9]}, "periods"),
+        ({"train: optim_g: lr": 1.0, "train: optim_g: betas": [0.5, 0.9]}, "betas, lr"),
+    ],
+)
+def test_changes_without_effect_are_reported(
+    twelve_iterations: Options, whole: Path, tmp_path: Path, changes: Options, names: str | None
+) -> None:
+    experiment = tmp_path / "experiments" / "small"
+    copytree(whole, experiment)
+    forget_after(experiment, 10)
+    train(tmp_path, changed(twelve_iterations, {**changes, "val": None}), "--auto_resume")
+    text = next(experiment.glob("*.log")).read_text()
+    found = re.search(r"WARNING: .*10\.state: .* changes have no effect: (.*)", text)
+    assert (found and found[1]) == names
+    assert logged(experiment)[12]["lr"] == pytest.approx(logged(whole)[12]["lr"])
+
+
 def test_a_state_of_other_optimizers(
     twelve_iterations: Options, whole: Path, tmp_path: Path
 ) -> None:
