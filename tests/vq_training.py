@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from training import Options, changed, step, train_options
+from training import Options, changed, step, test_options, train_options
 
 from rescale_arch import VQGAN, VQIR
 from rescale_model.models.vqgan import VQGANModel
@@ -86,29 +86,21 @@ def vqir_train_options(stage: int, start: Path, data: Path, hr_folder: Path) -> 
 def vqir_test_options(stage: int, weights: Path, hr_folder: Path) -> Options:
     """Tests a file of a stage, with all restored images."""
     images = MODELS[stage].evaluated
-    return {
-        "name": f"evaluated{stage}",
-        "model_type": MODELS[stage].__name__,
-        "num_gpu": 0,
-        "manual_seed": 0,
-        "datasets": {
-            "test_1": {
-                "name": "whole",
-                "type": "HRImageDataset",
-                "dataroot_gt": str(hr_folder),
-                "io_backend": {"type": "disk"},
-            }
-        },
-        "network_g": {"type": "VQIR", "factor": 16, "stage": stage, **VQ},
-        "path": {"pretrain_network_g": str(weights)},
-        "val": {
+    return test_options(
+        hr_folder,
+        weights,
+        name=f"evaluated{stage}",
+        model_type=MODELS[stage].__name__,
+        network_g={"type": "VQIR", "factor": 16, "stage": stage, **VQ},
+        path={"pretrain_network_g": str(weights)},
+        val={
             "save_img": True,
             "metrics": {image: {"type": "calculate_psnr", "image": image} for image in images},
         },
-    }
+    )
 
 
-def randomized(net: nn.Module, seed: int) -> nn.Module:
+def perturbed(net: nn.Module, seed: int) -> nn.Module:
     """Makes outputs depend on every weight: some of them are zero in a new network."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

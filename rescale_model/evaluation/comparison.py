@@ -92,18 +92,18 @@ class Comparison:
                 if of == network:
                     yield file, name, steps
 
-    def report(self, rows: list[dict[str, Any]], hide_progress: bool = True) -> ComparisonReport:
+    def report(self, rows: list[dict[str, Any]], pbar: bool = False) -> ComparisonReport:
         """Measures time and memory of each method, and adds them to the rows of all images.
 
         Args:
             rows: the rows of :meth:`evaluate`.
-            hide_progress: whether to hide the progress bar.
+            pbar: whether to show a progress bar.
 
         Raises:
             MemoryError: there is not enough memory to measure a method.
         """
         size, device = self.plan.cost_size, self._device.type
-        methods = tqdm(self.plan.methods().items(), unit="method", disable=hide_progress)
+        methods = tqdm(self.plan.methods().items(), unit="method", disable=not pbar)
         costs = {
             name: measure_cost(self.plan.weights[network], self.plan.scales, size, device, steps)
             for name, (network, steps) in methods

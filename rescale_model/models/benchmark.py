@@ -70,14 +70,14 @@ class BenchmarkModel(BaseModel):
         """
         rows = []
         dataset, path = dataloader.dataset, self.opt["path"]
-        hidden = not self.opt["val"].get("pbar")
+        pbar = bool(self.opt["val"].get("pbar"))
         with torch.inference_mode(), inference_kernels():
-            for index in tqdm(range(len(dataset)), unit="image", disable=hidden):
+            for index in tqdm(range(len(dataset)), unit="image", disable=not pbar):
                 folder = path["visualization"] if save_img else None
                 rows += self.comparison.evaluate(dataset[index], folder)
         logger = get_root_logger()
         logger.info("Measuring time and memory")
-        report = self.comparison.report(rows, hide_progress=hidden)
+        report = self.comparison.report(rows, pbar)
         report.write(path["results_root"])
         write_options(path["results_root"], self.opt)
         first = next(iter(report.metrics))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_networks import AIDN_TINY
 
 import rescale_app.effort
 from rescale_app import Rescaler
@@ -22,14 +23,12 @@ from rescale_data.image_file import read_image, write_image
 from rescale_data.lossy import through_jpeg
 from rescale_data.weight_file import save_weights
 
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     torch.manual_seed(0)
-    save_weights(path, AIDN(**TINY).state_dict(), config=TINY)
+    save_weights(path, AIDN(**AIDN_TINY).state_dict(), config=AIDN_TINY)
     return path
 
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
+from tiny_networks import AIDN_TINY
 
 from rescale_app import LRImage, Rescaler, RescaleWarning
 from rescale_app.cli import main
@@ -21,18 +22,16 @@ from rescale_arch.rounding import quantize
 from rescale_data.image_file import LRInfo, read_image, write_image
 from rescale_data.weight_file import save_weights
 
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-
 
 def tiny(seed: int = 0) -> AIDN:
     torch.manual_seed(seed)
-    return AIDN(**TINY).eval()
+    return AIDN(**AIDN_TINY).eval()
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, tiny().state_dict(), config=TINY)
+    save_weights(path, tiny().state_dict(), config=AIDN_TINY)
     return path
 
 
@@ -116,7 +115,7 @@ def test_the_lr_image_is_an_array_with_what_restoring_needs(rescaler: Rescaler) 
 
 def test_other_weights_are_warned_of(rescaler: Rescaler, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
-    save_weights(path, tiny(1).state_dict(), config=TINY)
+    save_weights(path, tiny(1).state_dict(), config=AIDN_TINY)
     lr = rescaler.downscale(hr_image(20, 20), 2)
     with pytest.warns(RescaleWarning, match=f"created with the weights {rescaler.fingerprint}"):
         Rescaler(path, device="cpu").upscale(lr)
@@ -128,7 +127,7 @@ def test_other_weights_are_warned_of(rescaler: Rescaler, tmp_path: Path) -> None
 def test_numbers_of_the_network_come_from_the_file(tmp_path: Path) -> None:
     """``res_scale`` cannot be inferred from the weights, so the file has to state it."""
     torch.manual_seed(0)
-    config = {**TINY, "res_scale": 0.1}
+    config = {**AIDN_TINY, "res_scale": 0.1}
     path = tmp_path / "net_g_latest.pth"
     torch.save({"params": AIDN(**config).state_dict(), "config": config}, path)
     assert Rescaler(path, device="cpu").network.down_net.body[0].res_scale == 0.1
@@ -177,7 +176,7 @@ def test_large_images_are_computed_in_tiles(weights: Path, monkeypatch: pytest.M
 def test_a_gpu_processes_images_untiled_if_they_fit_into_free_memory(
     weights: Path, vqir: tuple[Path, VQIR], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path, per_pixel in ((weights, 33 * TINY["num_feat"]), (vqir[0], 26 * 64)):
+    for path, per_pixel in ((weights, 33 * AIDN_TINY["num_feat"]), (vqir[0], 26 * 64)):
         rescaler = Rescaler(path, device="cpu")
         rescaler._runner.device = torch.device("cuda")
         tile_side = rescaler._runner.tile_side

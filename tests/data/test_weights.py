@@ -11,19 +11,18 @@ from typing import Any
 import pytest
 import torch
 from foreign_checkpoints import lightning_checkpoint
+from tiny_networks import AIDN_TINY
 
 from rescale_arch import AIDN
 from rescale_arch.aidn.architecture import aidn_config
 from rescale_arch.checkpoints import canonical_weights, load_strictly
 from rescale_data.weight_file import fingerprint, read_weights, save_weights
 
-TINY: dict[str, Any] = {"num_feat": 8, "num_block": 2, "adapt_interval": 1}
-
 
 @pytest.fixture
 def net() -> AIDN:
     torch.manual_seed(0)
-    return AIDN(**TINY)
+    return AIDN(**AIDN_TINY)
 
 
 @pytest.mark.parametrize("form", ["bare", "params", "state_dict", "module", "jpeg"])
@@ -33,7 +32,7 @@ def test_released_and_saved_forms(net: AIDN, form: str, tmp_path: Path) -> None:
     prefixed = {f"module.{name}": value for name, value in state.items()} | constants
     checkpoint: dict[str, Any] = {
         "bare": dict(state),
-        "params": {"params": state, "config": TINY},
+        "params": {"params": state, "config": AIDN_TINY},
         "state_dict": {"epoch": 300, "state_dict": state},
         "module": {"state_dict": prefixed},
         "jpeg": {"state_dict": prefixed},
@@ -42,7 +41,7 @@ def test_released_and_saved_forms(net: AIDN, form: str, tmp_path: Path) -> None:
     torch.save(checkpoint, path)
     weights = canonical_weights(read_weights(path))
     assert weights.keys() == state.keys()
-    other = AIDN(**TINY)
+    other = AIDN(**AIDN_TINY)
     load_strictly(other, weights, str(path))
     assert fingerprint(other.state_dict()) == fingerprint(state)
 
@@ -60,7 +59,7 @@ def test_averaged_weights_come_first_and_a_key_decides(net: AIDN) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        TINY,
+        AIDN_TINY,
         {"num_feat": 16, "num_block": 8},
         {"num_feat": 8, "num_block": 10},
         {"num_feat": 8, "num_block": 3, "num_adapt_expert": 2, "num_crm_expert": 5},
@@ -108,9 +107,9 @@ def test_strict_loading_lists_everything_and_loads_nothing(net: AIDN) -> None:
 
 def test_safetensors_round_trip(net: AIDN, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
-    save_weights(path, net.state_dict(), config=TINY, notes={"data": "none"})
+    save_weights(path, net.state_dict(), config=AIDN_TINY, notes={"data": "none"})
     checkpoint = read_weights(path)
-    assert checkpoint["config"] == TINY
+    assert checkpoint["config"] == AIDN_TINY
     assert fingerprint(canonical_weights(checkpoint)) == fingerprint(net.state_dict())
     assert os.listdir(tmp_path) == ["net.safetensors"]
     with pytest.raises(ValueError, match=r"weights are written as \.safetensors"):

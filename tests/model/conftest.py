@@ -25,7 +25,7 @@ from vq_training import (
     MODELS,
     VQ,
     WITHOUT_GAN,
-    randomized,
+    perturbed,
     vqgan_options,
     vqir_test_options,
     vqir_train_options,
@@ -72,10 +72,10 @@ def vqir_starts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folder = tmp_path_factory.mktemp("starts")
     torch.manual_seed(0)
     paths = {1: folder / "vqgan.ckpt", 2: folder / "stage1.pth"}
-    vqgan = randomized(VQGAN(**VQ), 1)
+    vqgan = perturbed(VQGAN(**VQ), 1)
     # as released: under state_dict, with the networks of the losses
     torch.save({"state_dict": {**vqgan.state_dict(), "loss.w": torch.zeros(1)}}, paths[1])
-    torch.save({"params": randomized(VQIR(16, 1, **VQ), 2).state_dict()}, paths[2])
+    torch.save({"params": perturbed(VQIR(16, 1, **VQ), 2).state_dict()}, paths[2])
     return paths
 
 

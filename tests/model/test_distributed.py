@@ -13,6 +13,7 @@ import pytest
 import torch
 from runs import TWO_PROCESSES, assert_same, forget_after, torchrun, wait_for_iteration
 from training import (
+    Options,
     changed,
     command,
     logged,
@@ -82,6 +83,14 @@ def test_two_processes_test_as_one_does(tmp_path: Path, hr_folder: Path) -> None
             assert (two / path.name).read_text() == path.read_text(), path.name
 
 
+def trained_by_one_and_two(folder: Path, options: Options) -> list[Path]:
+    """The experiments of one process with the joint batch, and of two with half of it each."""
+    torchrun(folder, "train", options | {"name": "two"})
+    joint = changed(options, {"datasets: train: batch_size_per_gpu": 4})
+    train(folder, joint | {"name": "one"})
+    return [folder / "experiments" / name for name in ("one", "two")]
+
+
 def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path, hr_folder: Path) -> None:
     """The network of one scale has no batch norm; gradients of both halves are averaged."""
     build_lmdb(hr_folder, tmp_path / "train.lmdb")
@@ -95,10 +104,7 @@ def test_two_processes_train_as_one_on_the_joint_batch(tmp_path: Path, hr_folder
             "val": None,
         },
     )
-    torchrun(tmp_path, "train", options | {"name": "two"})
-    joint = changed(options, {"datasets: train: batch_size_per_gpu": 4})
-    train(tmp_path, joint | {"name": "one"})
-    experiments = [tmp_path / "experiments" / name for name in ("one", "two")]
+    experiments = trained_by_one_and_two(tmp_path, options)
     one, two = (torch.load(path / "models" / "net_g_latest.pth") for path in experiments)
     for key in ("params", "params_ema"):
         for name, value in one[key].items():
@@ -128,10 +134,7 @@ def test_two_processes_learn_from_a_teacher(tmp_path: Path, hr_folder: Path) -> 
             "val": None,
         },
     )
-    torchrun(tmp_path, "train", options | {"name": "two"})
-    joint = changed(options, {"datasets: train: batch_size_per_gpu": 4})
-    train(tmp_path, joint | {"name": "one"})
-    experiments = [tmp_path / "experiments" / name for name in ("one", "two")]
+    experiments = trained_by_one_and_two(tmp_path, options)
     one, two = (torch.load(path / "models" / "net_g_latest.pth") for path in experiments)
     for name, value in one["params"].items():
         torch.testing.assert_close(two["params"][name], value, rtol=0, atol=1e-5)

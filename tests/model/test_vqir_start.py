@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from training import Make, same
-from vq_training import VQ, randomized
+from vq_training import VQ, perturbed
 
 from rescale_arch import VQIR
 from rescale_arch.vqgan.architecture import swap_color_order
@@ -41,7 +41,7 @@ def test_stage_2_starts_from_a_file_of_stage_1(
 
 
 def test_stage_2_takes_the_chosen_weights_of_stage_1(make_vqir: Make, tmp_path: Path) -> None:
-    trained, average = (randomized(VQIR(16, 1, **VQ), seed).state_dict() for seed in (3, 4))
+    trained, average = (perturbed(VQIR(16, 1, **VQ), seed).state_dict() for seed in (3, 4))
     torch.save({"params": trained, "params_ema": average}, tmp_path / "both.pth")
     for key, expected in (("params", trained), ("params_ema", average)):
         path = {"pretrain_network_g": str(tmp_path / "both.pth"), "param_key_g": key}

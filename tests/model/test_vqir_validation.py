@@ -12,7 +12,7 @@ from basicsr.metrics import calculate_psnr
 from torch import Tensor
 from torch.utils.data import DataLoader
 from training import Make, same, step
-from vq_training import MODELS, VQ, randomized
+from vq_training import MODELS, VQ, perturbed
 
 from rescale_arch import VQIR, imresize
 from rescale_data.hr_dataset import HRImageDataset
@@ -35,7 +35,7 @@ def test_validation_against_an_independent_computation(
     load_vqir: Make, tmp_path: Path, hr_folder: Path, stage: int, factor: int
 ) -> None:
     torch.manual_seed(5)
-    net = randomized(VQIR(factor, stage, **VQ), 5).eval()  # type: ignore[arg-type]
+    net = perturbed(VQIR(factor, stage, **VQ), 5).eval()  # type: ignore[arg-type]
     assert isinstance(net, VQIR)
     weights = tmp_path / "net.pth"
     torch.save(net.state_dict(), weights)
